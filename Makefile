@@ -1,0 +1,41 @@
+# Spoolway. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO_BIN := .venv-proto/bin
+PROTOS := $(sort $(wildcard proto/spoolway/v1/*.proto))
+SERVICES := proto/spoolway/v1/job_service.proto proto/spoolway/v1/storage_admin.proto
+STUBS ?= clients
+
+.DEFAULT_GOAL := $(VENV)/.ready
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: pyproject.toml clients/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Spoolway needs Python 3.11 or newer; say which with: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a minute or two, the first time) ..."
+	@# Both packages in one command, else pip would look for the client in the index.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
+	@touch $@
+
+.venv-proto/.ready:
+	@$(PYTHON) -m venv .venv-proto
+	@# The last generator whose code runs with protobuf 6 and 7; it can't live beside the current grpcio.
+	@$(PROTO_BIN)/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.80.1 mypy-protobuf==5.1.0 'setuptools<81'
+	@touch $@
+
+proto: .venv-proto/.ready ## Generate the stubs in clients/spoolway/v1
+	@mkdir -p $(STUBS)/spoolway/v1
+	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -I proto --python_out=$(STUBS) --mypy_out=$(STUBS) $(PROTOS)
+	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(SERVICES)
+	@echo '"""Generated from proto/spoolway/v1 by `make proto`; do not edit."""' > $(STUBS)/spoolway/v1/__init__.py
+
+proto-check: .venv-proto/.ready $(VENV)/.ready ## Check that the stubs are fresh and the contract only grows
+	@rm -rf build/stubs && mkdir -p build/stubs
+	@$(MAKE) --no-print-directory proto STUBS=build/stubs
+	@diff -r -x __pycache__ build/stubs/spoolway/v1 clients/spoolway/v1 || { echo "The stubs are stale: run 'make proto' and commit them."; exit 1; }
+	@$(BIN)/buf lint proto
+	@$(BIN)/buf format --diff --exit-code proto > /dev/null || { echo "Run '$(BIN)/buf format -w proto'."; exit 1; }
+	@$(BIN)/buf breaking proto --against proto/released.binpb

@@ -1,0 +1,1 @@
+"""Whole examples: backends that can be run and jobs to send them."""

@@ -1,0 +1,1 @@
+"""Jobs to submit, and the script that writes them."""

@@ -1,0 +1,346 @@
+"""What a storage provider must do: a compare-and-set store with an ordered claim.
+
+An implementer promises what each method's docstring says, across tasks, threads and, where
+`capabilities.processes` says so, processes. The rules are not the implementer's: a job changes only into
+what `rules.decide` made. Every method may raise `Unavailable` (surely nothing was done), `Uncertain` (the
+outcome is unknown) and `Corrupt`; others are named. Run `conformance.ProviderConformance` over it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Literal, Self
+
+import msgspec
+
+from spoolway_providers.errors import ProviderError
+from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Reason, Session, State
+
+__all__ = [
+    "Attention",
+    "Capabilities",
+    "Change",
+    "Changes",
+    "Claimed",
+    "Finding",
+    "Hints",
+    "LeaseView",
+    "LoginField",
+    "Order",
+    "Page",
+    "Provider",
+    "Query",
+    "SessionView",
+    "Step",
+]
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What this storage is able to do."""
+
+    max_document_bytes: int
+    """Longest inline content or result; longer ones must be staged."""
+    wakes: bool
+    """`wait` returns at once on changes made by other processes."""
+    heartbeat_writes: bool
+    """Sessions live in the storage; if not, in the one owner's memory."""
+    processes: Literal["one", "host", "many"]
+    """Who may share it: one process, the processes of one host, or any number anywhere."""
+    priority: bool
+    """Orders other than first in, first out are kept."""
+    min_ttl: timedelta
+    """Shortest sensible lease."""
+
+
+class LoginField(msgspec.Struct, frozen=True):
+    """One field of the login, as an operator writes it."""
+
+    name: str
+    description: str
+    required: bool = True
+    secret: bool = False
+    default: str = ""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One free place: whoever it is for, and the token its lease will have."""
+
+    session: str
+    spooler: str
+    token: str
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A job taken, with its content where that is inline; else None: read the blob."""
+
+    job: Job
+    content: bytes | None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One compare-and-set."""
+
+    job: Job
+    """The new document, made by `rules.decide`."""
+    expected_revision: int
+    """Of the document that it was made from."""
+    payload: bytes | None = None
+    """The bytes of `job.result`, stored in the same commit; None if there is none, or it is staged."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs; all given conditions must hold."""
+
+    id: str | None = None
+    backend: str | None = None
+    owner: str | None = None
+    states: tuple[State, ...] = ()
+    labels: Mapping[str, str] = {}
+    session: str | None = None
+    """Held by this session now."""
+    due_before: datetime | None = None
+    orphaned: bool = False
+    """Held by a session that is closed or missing."""
+    newest_first: bool = False
+    """Order by `seq`; oldest first by default. With `due_before`, the earliest due time comes first."""
+    limit: int = 100
+    cursor: str = ""
+    """From the page before; goes with the same query only."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some jobs, and how to go on; an empty cursor is the end."""
+
+    jobs: list[Job]
+    cursor: str
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Commits since a cursor: each changed job once, in its newest revision."""
+
+    jobs: list[Job]
+    deleted: list[JobKey]
+    cursor: str
+    more: bool
+    """The limit was reached: ask again at once."""
+
+
+class Hints(msgspec.Struct, frozen=True):
+    """What may have happened. May lie, be late or miss."""
+
+    queued: frozenset[str] | None
+    """Backends that may have new claimable jobs; None: any."""
+    changed: bool
+    """`changes` may have something new."""
+
+
+class LeaseView(msgspec.Struct, frozen=True):
+    """A job that a session holds."""
+
+    key: JobKey
+    token: str
+    state: State
+    reason: Reason
+
+
+class Attention(msgspec.Struct, frozen=True):
+    """What a session holds, by the storage's word; read at each renewal."""
+
+    leases: list[LeaseView]
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    """A session and the number of jobs it holds."""
+
+    session: Session
+    leases: int
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something half done that `repair` found and mended."""
+
+    kind: str
+    subject: str
+    action: str
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of `probe`."""
+
+    name: str
+    ok: bool
+    elapsed: timedelta
+    advice: str = ""
+
+
+class Provider(ABC):
+    """One storage of one type. Made by `from_login`, opened once, closed by who opened it."""
+
+    description: ClassVar[str]
+    """One sentence about this type of storage."""
+    login_fields: ClassVar[tuple[LoginField, ...]]
+    """What `from_login` takes."""
+
+    @classmethod
+    @abstractmethod
+    def from_login(cls, login: Mapping[str, Any]) -> Self:
+        """Make one from the fields an operator gave. No I/O; ValueError names a wrong field."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this storage can do; constant once open."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, create what is missing, migrate an older schema, refuse a newer one (Corrupt).
+
+        May be called again after it failed. Raises LoginRefused, Unavailable, NotOwner.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what is under way and let go of everything. Safe to repeat; safe if never opened."""
+
+    # Jobs
+
+    @abstractmethod
+    async def submit(self, drafts: Sequence[Draft]) -> list[Job | ProviderError]:
+        """Store jobs; each is durable and claimable on return, with `seq` in list order.
+
+        Each is atomic with its request id: key (owner, backend, request_id), kept for 24 h, also beyond
+        the job's deletion. A repeat returns the existing job, also while its twin is in flight; with
+        other content or options it is RequestIdReused.
+
+        Returns:
+            One for each draft, in order: the job, or RequestIdReused, QueueFull, NotFound (no such
+            backend, or a staged blob is missing), TooLarge, Unsupported (priority or delay).
+        """
+
+    @abstractmethod
+    async def claim(self, backend: str, orders: Sequence[Order]) -> list[Claimed]:
+        """Take up to len(orders) QUEUED jobs of `backend`, first by (rank, seq), one for each order in turn.
+
+        Each becomes what `rules.decide(job, Claim(...))` makes of it; one winner each, across all
+        processes. An order whose session is not LIVE takes none. None at all while the policy says
+        paused or the backend does not exist. After Uncertain: look with `find(session=...)`.
+        """
+
+    @abstractmethod
+    async def commit(self, changes: Sequence[Change]) -> list[Job | ProviderError]:
+        """Store each changed job if its stored revision is the expected one.
+
+        Staged results that it names become visible with it.
+
+        Returns:
+            One for each change, in order: the job, or Conflict(current), NotFound (job or staged blob).
+        """
+
+    @abstractmethod
+    async def get(self, key: JobKey) -> Job:
+        """The committed job, never torn. Raises NotFound."""
+
+    @abstractmethod
+    async def find(self, query: Query) -> Page:
+        """Jobs by query, in pages of at most `query.limit`."""
+
+    @abstractmethod
+    async def count(self, query: Query) -> int:
+        """How many jobs match, up to `query.limit`; that number means "as many or more"."""
+
+    @abstractmethod
+    async def position(self, job: Job, limit: int) -> int:
+        """How many QUEUED jobs of its backend come before `job`, up to `limit`."""
+
+    @abstractmethod
+    async def next_due(self) -> datetime | None:
+        """The earliest `due_at` of any job."""
+
+    @abstractmethod
+    async def delete(self, key: JobKey, revision: int) -> None:
+        """Remove a terminal job with its blobs; its request id stays known. Raises Conflict, NotFound."""
+
+    @abstractmethod
+    async def changes(self, cursor: str, limit: int = 1000) -> Changes:
+        """Every commit after `cursor`, at least once, newest revision. Raises CursorTooOld.
+
+        An empty cursor returns no jobs but the cursor of now: take it before a snapshot.
+        """
+
+    @abstractmethod
+    async def wait(self, timeout: timedelta) -> Hints | None:
+        """Wait for hints about what happened since the last call; None after `timeout`.
+
+        One waiter a process at a time; hints that come between two calls are kept for the next.
+        """
+
+    # Blobs
+
+    @abstractmethod
+    async def stage(self, blob_id: str, offset: int, data: bytes) -> int:
+        """Write `data` at `offset` of a staged blob and return its size so far.
+
+        Idempotent at its offset; Conflict(current=size) if `offset` lies beyond the size. Empty `data`
+        only asks. Invisible until a submit or commit names it; swept by `repair` 24 h after the last write.
+        """
+
+    @abstractmethod
+    async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """At most `limit` bytes of a committed blob from `offset`; empty at its end. Raises NotFound."""
+
+    # Sessions
+
+    @abstractmethod
+    async def open_session(self, session: Session, *, predecessor_dead: bool = False) -> list[Session]:
+        """Store a new LIVE session; what it superseded (`rules.supersede`) is returned in its new state.
+
+        At most one session is LIVE for a (principal, spooler_id).
+        """
+
+    @abstractmethod
+    async def renew(self, session_id: str, beat: int, *, detached: bool = False) -> Attention:
+        """Record a sign of life, durably, and return what the session holds.
+
+        Raises SessionClosed(reason) unless it is LIVE; then nothing was written.
+        """
+
+    @abstractmethod
+    async def close_session(self, session_id: str, beat: int | None, reason: str) -> bool:
+        """Close a session for ever if its beat is still `beat`; None: whatever it is.
+
+        Returns False if the beat has moved on or it is closed or missing. Its jobs are then orphaned.
+        """
+
+    @abstractmethod
+    async def sessions(self) -> list[SessionView]:
+        """All sessions that are LIVE or REPLACED."""
+
+    # Backends
+
+    @abstractmethod
+    async def put_config(self, backend: str, config: bytes, etag: str | None) -> Backend:
+        """Create or replace a backend's config; only if its etag is `etag`, unless that is None.
+
+        The same bytes again change nothing. Raises Conflict(current).
+        """
+
+    @abstractmethod
+    async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
+        """Replace a backend's policy; only if its etag is `etag`, unless None. Raises Conflict, NotFound."""
+
+    @abstractmethod
+    async def backends(self) -> list[Backend]:
+        """All backends, by name."""
+
+    # Care
+
+    @abstractmethod
+    async def repair(self, limit: int = 1000) -> list[Finding]:
+        """Redo what a crash left half done and sweep what is too old. Safe beside traffic; idempotent."""
+
+    @abstractmethod
+    async def probe(self) -> list[Step]:
+        """Try all that is needed of the storage, on documents of its own that it removes again.
+
+        A failed step is reported, not raised; what needs it is left out.
+        """
