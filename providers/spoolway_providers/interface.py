@@ -17,6 +17,7 @@ from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Reason, Session, State
 
 __all__ = [
+    "RETENTION",
     "Attention",
     "Capabilities",
     "Change",
@@ -33,6 +34,9 @@ __all__ = [
     "SessionView",
     "Step",
 ]
+
+RETENTION = timedelta(hours=24)
+"""How long request ids, closed sessions, tombstones and blobs that nobody named are kept at least."""
 
 
 class Capabilities(msgspec.Struct, frozen=True):

@@ -288,7 +288,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
                 self.expire_at,
                 self.max_run_time,
                 self.max_attempts,
-            ]
+            ],
+            order="sorted",
         )
 
 

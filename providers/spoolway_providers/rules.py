@@ -202,8 +202,20 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
-def admit(draft: Draft, *, key: JobKey, content: BlobRef, seq: int, now: datetime) -> Job:
-    """The job that a submit commits: QUEUED, or HELD(DELAYED) with `not_before` in the future."""
+def admit(
+    draft: Draft,
+    *,
+    key: JobKey,
+    content: BlobRef,
+    seq: int,
+    now: datetime,
+    ranked_at: datetime | None = None,
+) -> Job:
+    """The job that a submit commits: QUEUED, or HELD(DELAYED) with `not_before` in the future.
+
+    `ranked_at` stands in for `now` in the rank: the storage gives one that never runs backwards, since
+    else a clock that was set back would let later jobs pass.
+    """
     delayed = draft.not_before is not None and draft.not_before > now
     state, reason = (State.HELD, Reason.DELAYED) if delayed else (State.QUEUED, Reason.NONE)
     return Job(
@@ -211,7 +223,7 @@ def admit(draft: Draft, *, key: JobKey, content: BlobRef, seq: int, now: datetim
         owner=draft.owner,
         content=content,
         seq=seq,
-        rank=_rank(now, draft.priority),
+        rank=_rank(ranked_at or now, draft.priority),
         request_id=draft.request_id,
         labels=draft.labels,
         priority=draft.priority,

@@ -6,16 +6,14 @@
 Errors: `ConfigError` (a `ValueError`) holds the list of `ConfigMistake`.
 """
 
-import difflib
 import ipaddress
-import json
 import math
+import os
 import socket
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -28,8 +26,20 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
+
+from spoolway_providers.registry import ProviderTypeError
+from spoolway_providers.registry import provider_types as installed_provider_types
+from spoolway_server.logins import login_mistakes
+from spoolway_server.mistakes import (
+    ConfigMistake,
+    Unit,
+    did_you_mean,
+    from_pydantic,
+    listed,
+    mistake,
+    shown,
+)
 
 __all__ = [
     "Config",
@@ -51,55 +61,25 @@ MiB = 1024 * KiB
 DAY_S = 86_400
 
 
-@dataclass(frozen=True)
-class ConfigMistake:
-    """One thing that is wrong."""
-
-    path: str
-    """Where: the dotted path, such as `storages.main.type`."""
-    problem: str
-    """What is wrong; never the value of a login."""
-    allowed: str = ""
-    """What may stand there; empty if the problem says it."""
-    source: str = ""
-    """The environment variable that it came from; empty for the file."""
-
-    def __str__(self) -> str:
-        text = f"{self.path}: {self.problem}"
-        if self.allowed:
-            text += f"; allowed: {self.allowed}"
-        return f"{text} (from {self.source})" if self.source else text
-
-
 class ConfigError(ValueError):
     """The configuration is wrong: every mistake, not only the first."""
 
     def __init__(self, mistakes: Iterable[ConfigMistake]) -> None:
+        """Say all of them, one a line."""
         self.mistakes = tuple(mistakes)
         super().__init__("\n".join(map(str, self.mistakes)))
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What a number counts."""
-
-    name: str
 
 
 def _not_a_boolean(value: object) -> object:
     # To Python true is 1; in a configuration it is a mistake.
     if isinstance(value, bool):
-        raise PydanticCustomError("not_a_number", "not a number")
+        raise PydanticCustomError("not_a_number", "true and false are no numbers")
     return value
 
 
 _Number = BeforeValidator(_not_a_boolean)
 _Seconds = Annotated[float, _Number, Unit("seconds"), Field(allow_inf_nan=False)]
 _Bytes = Annotated[int, _Number, Unit("bytes")]
-
-
-def _mistake(problem: str, allowed: str = "") -> PydanticCustomError:
-    return PydanticCustomError("mistake", "{problem}", {"problem": problem, "allowed": allowed})
 
 
 def _on_loopback(host: str) -> str:
@@ -110,8 +90,8 @@ def _on_loopback(host: str) -> str:
         loopback = host == "localhost"
     if loopback:
         return host
-    raise _mistake(
-        f"{_shown(host)} can be reached by others, and neither TLS nor access tokens exist yet",
+    raise mistake(
+        f"{shown(host)} can be reached by others, and neither TLS nor access tokens exist yet",
         "loopback addresses: 127.0.0.1, ::1, localhost",
     )
 
@@ -165,7 +145,7 @@ class LimitSettings(_Section):
         # A field's validator, not the section's: that would not run beside another mistake.
         least = info.data.get("max_inline_bytes", 0) + 64 * KiB
         if size < least:
-            raise _mistake(
+            raise mistake(
                 f"{size} leaves no room for a job of max_inline_bytes",
                 f"{least} or more, or a smaller max_inline_bytes",
             )
@@ -197,7 +177,7 @@ class LeaseSettings(_Section):
     def _survives_a_lost_heartbeat(cls, interval_s: float, info: ValidationInfo) -> float:
         ttl_s = info.data.get("ttl_s", math.inf)
         if interval_s * 2 > ttl_s:
-            raise _mistake(
+            raise mistake(
                 f"at {interval_s:g} one lost heartbeat would end a lease, whose ttl_s is {ttl_s:g}",
                 f"up to {ttl_s / 2:g}, or a longer ttl_s",
             )
@@ -209,17 +189,10 @@ def _context(info: ValidationInfo) -> Mapping[str, Any]:
 
 
 def _known_type(name: str, info: ValidationInfo) -> str:
-    known = _context(info).get("provider_types")
-    if known is None:
-        # Only now: the discovery of plug-ins reads the metadata of every installed package.
-        from spoolway_providers.registry import provider_types
-
-        known = provider_types()
+    known = _context(info).get("provider_types") or installed_provider_types()
     if name in known:
         return name
-    raise _mistake(
-        f"no provider is called {_shown(name)}{_did_you_mean(name, known)}", _listed(sorted(known))
-    )
+    raise mistake(f"no provider is called {shown(name)}{did_you_mean(name, known)}", listed(sorted(known)))
 
 
 class StorageSettings(_Section):
@@ -236,15 +209,21 @@ class StorageSettings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _collect_login(cls, table: Any) -> Any:
+    def _gather(cls, table: Any) -> Any:
         if not isinstance(table, Mapping):
             return table
         own = {key: value for key, value in table.items() if key in cls.model_fields}
-        rest = {key: value for key, value in table.items() if key not in cls.model_fields}
-        login = own.get("login", {})
-        return own | {"login": {**login, **rest}} if isinstance(login, Mapping) else own
+        return own | {"login": cls.login_of(table)} if isinstance(own.get("login", {}), Mapping) else own
+
+    @classmethod
+    def login_of(cls, table: Mapping[str, Any]) -> dict[str, Any]:
+        """The login's keys of a table: all that are not our own, and those of a table `login`."""
+        login = table.get("login", {})
+        nested = login if isinstance(login, Mapping) else {}
+        return {**nested, **{key: value for key, value in table.items() if key not in cls.model_fields}}
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Which fields the login has, not what is in them."""
         for name, value in super().__repr_args__():
             yield name, dict.fromkeys(value, "***") if name == "login" else value
 
@@ -289,40 +268,67 @@ class Config(_Section):
             return storages[0]
         if name in storages or not storages:
             return name
-        raise _mistake(
-            f"there is no storage {_shown(name)}{_did_you_mean(name, storages)}", _listed(storages)
-        )
+        raise mistake(f"there is no storage {shown(name)}{did_you_mean(name, storages)}", listed(storages))
 
 
 def load_config(
     path: Path | None,
     env: Mapping[str, str] | None = None,
     *,
+    overrides: Mapping[str, object] | None = None,
     provider_types: Iterable[str] | None = None,
 ) -> Config:
     """Read and check the configuration.
 
     Args:
         path: the TOML file; None: defaults and environment alone.
-        env: the environment variables; None: none. They win over the file.
-        provider_types: the types that storages may have; None: those installed.
+        env: the environment variables, which win over the file; None: this process's own.
+        overrides: values by dotted path, from the command line's options, which win over both.
+        provider_types: the types that storages may have, whose logins are then not looked at; None: those
+            installed.
 
     Raises:
         ConfigError: with every mistake in file and environment.
     """
     document = _read_toml(path) if path is not None else {}
-    sources = _overlay(document, env or {})
-    storages = document.get("storages")
-    context = {
-        "provider_types": None if provider_types is None else frozenset(provider_types),
-        "storage_names": list(storages) if isinstance(storages, Mapping) else None,
-    }
+    sources = _overlay(document, _from_env(os.environ if env is None else env))
+    sources |= _overlay(document, _from_options(overrides or {}))
+    known = _installed_types() if provider_types is None else frozenset(provider_types)
+    context = {"provider_types": known, "storage_names": list(_storage_tables(document))}
+    mistakes = []
     try:
-        return Config.model_validate(document, context=context)
+        config = Config.model_validate(document, context=context)
     except ValidationError as error:
-        details = error.errors(include_url=False)
+        mistakes = from_pydantic(error.errors(include_url=False), Config, sources)
+    if provider_types is None:
+        mistakes += _login_mistakes(document, known)
     # Outside the except block: pydantic's error holds the input, logins included.
-    raise ConfigError(_as_mistake(detail, sources) for detail in details)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+def _installed_types() -> frozenset[str]:
+    try:
+        return frozenset(installed_provider_types())
+    except ProviderTypeError as error:
+        raise ConfigError([ConfigMistake("storages", str(error))]) from error
+
+
+def _storage_tables(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    storages = document.get("storages")
+    return storages if isinstance(storages, Mapping) else {}
+
+
+def _login_mistakes(document: Mapping[str, Any], known: frozenset[str]) -> list[ConfigMistake]:
+    own_keys = [name for name in StorageSettings.model_fields if name != "login"]
+    mistakes = []
+    for name, table in _storage_tables(document).items():
+        type_name = table.get("type") if isinstance(table, Mapping) else None
+        if isinstance(type_name, str) and type_name in known:  # else reported already
+            login = StorageSettings.login_of(table)
+            mistakes += login_mistakes(f"storages.{name}", type_name, login, own_keys)
+    return mistakes
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -336,18 +342,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError([ConfigMistake(str(path), f"is not TOML: {error}")]) from None
 
 
-def _overlay(document: dict[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    """Put the variables into the document.
+class _Setting(NamedTuple):
+    """A value from outside the file."""
 
-    Returns:
-        The variable's name for each dotted path that one has set.
-    """
-    sources = {}
+    keys: list[str]
+    value: object
+    source: str
+
+
+def _from_env(env: Mapping[str, str]) -> Iterator[_Setting]:
     for variable, value in sorted(env.items()):
-        keys = _keys_of(variable)
-        if keys and _put(document, keys, value):
-            sources[".".join(keys)] = variable
-    return sources
+        if keys := _keys_of(variable):
+            yield _Setting(keys, value, variable)
 
 
 def _keys_of(variable: str) -> list[str]:
@@ -358,110 +364,29 @@ def _keys_of(variable: str) -> list[str]:
     return keys if len(keys) > 1 or keys == [_ENV_TOP_LEVEL] else []
 
 
-def _put(document: dict[str, Any], keys: list[str], value: str) -> bool:
+def _from_options(overrides: Mapping[str, object]) -> Iterator[_Setting]:
+    for path, value in overrides.items():
+        keys = path.split(".")
+        yield _Setting(keys, value, f"--{keys[-1]}")
+
+
+def _overlay(document: dict[str, Any], settings: Iterable[_Setting]) -> dict[str, str]:
+    """Put settings into the document.
+
+    Returns:
+        The source of each dotted path that was set.
+    """
+    return {
+        ".".join(setting.keys): setting.source
+        for setting in settings
+        if _put(document, setting.keys, setting.value)
+    }
+
+
+def _put(document: dict[str, Any], keys: list[str], value: object) -> bool:
     for key in keys[:-1]:
         document = document.setdefault(key, {})
         if not isinstance(document, dict):  # the file is wrong here, and will be told so
             return False
     document[keys[-1]] = value
     return True
-
-
-# From pydantic's errors to ours
-
-
-def _as_mistake(detail: ErrorDetails, sources: Mapping[str, str]) -> ConfigMistake:
-    loc = [str(part) for part in detail["loc"]]
-    is_key = loc[-1:] == ["[key]"]
-    if is_key:
-        loc.pop()
-    path = ".".join(loc)
-    problem, allowed = _bad_name() if is_key else _explain(detail, loc)
-    return ConfigMistake(path, problem, allowed, _source_of(path, sources))
-
-
-def _source_of(path: str, sources: Mapping[str, str]) -> str:
-    within = (variable for set_path, variable in sources.items() if f"{set_path}.".startswith(f"{path}."))
-    return ", ".join(within)
-
-
-def _bad_name() -> tuple[str, str]:
-    return "not a name for a storage", "1 to 64 of a-z and 0-9"
-
-
-def _explain(detail: ErrorDetails, loc: list[str]) -> tuple[str, str]:
-    """What is wrong, and what is allowed."""
-    kind = detail["type"]
-    if kind == "mistake":
-        return detail["ctx"]["problem"], detail["ctx"]["allowed"]
-    if kind == "extra_forbidden":
-        return _unknown_key(loc)
-    if kind in {"model_type", "model_attributes_type", "dict_type"}:
-        # Without its value, which may be a login in the wrong place.
-        return "not a table", f"[{'.'.join(loc)}]"
-    field = _field_at(loc)
-    allowed = _allowed(field) if field else detail["msg"]
-    return ("missing", allowed) if kind == "missing" else (_what_is_wrong(kind, detail["input"]), allowed)
-
-
-def _what_is_wrong(kind: str, value: object) -> str:
-    words = {"greater_than_equal": "too small", "less_than_equal": "too large"}
-    words |= {"string_too_short": "too short", "string_too_long": "too long"}
-    return f"{_shown(value)} is {words.get(kind, 'not right')}"
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _unknown_key(loc: list[str]) -> tuple[str, str]:
-    *parents, key = loc
-    section = _section_at(parents)
-    known = list(section.model_fields) if section else []
-    return f"unknown key{_did_you_mean(key, known)}", _listed(known)
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {_shown(close[0])}?" if close else ""
-
-
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(words)
-
-
-def _section_at(loc: list[str]) -> type[_Section] | None:
-    if loc[:1] == ["storages"] and len(loc) == 2:
-        return StorageSettings
-    if not loc:
-        return Config
-    field = Config.model_fields.get(loc[0])
-    section = field.annotation if field else None
-    return section if len(loc) == 1 and isinstance(section, type) and issubclass(section, _Section) else None
-
-
-def _field_at(loc: list[str]) -> FieldInfo | None:
-    section = _section_at(loc[:-1])
-    return section.model_fields.get(loc[-1]) if section else None
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def _allowed(field: FieldInfo) -> str:
-    """What a field takes, from its own type and limits."""
-    if get_origin(field.annotation) is Literal:
-        return _listed(get_args(field.annotation))
-    kind = _KINDS.get(field.annotation, "a value")  # type: ignore[arg-type]  # any annotation may be asked for
-    low, high = _limit(field, "ge", "min_length"), _limit(field, "le", "max_length")
-    unit = next((entry.name for entry in field.metadata if isinstance(entry, Unit)), "")
-    if field.annotation is str and high is not None:
-        return f"{kind} of {low or 0} to {high} characters"
-    text = f"{kind} from {low} to {high}" if high is not None else kind
-    return f"{text} ({unit})" if unit else text
-
-
-def _limit(field: FieldInfo, *names: str) -> float | None:
-    found = (getattr(entry, name, None) for entry in field.metadata for name in names)
-    return next((limit for limit in found if limit is not None), None)

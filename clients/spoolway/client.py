@@ -1,0 +1,447 @@
+"""JobClient submits jobs and follows them; Job is a handle on one."""
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from google.protobuf.message import Message
+
+from spoolway.backend import Backend, backend_from_proto
+from spoolway.channel import Connection, Stub, UnaryMethod, closed_error
+from spoolway.errors import (
+    DataLossError,
+    DeadlineExceededError,
+    JobCancelledError,
+    JobEndedError,
+    JobExpiredError,
+    JobFailedError,
+    SpoolwayError,
+    error_from_item,
+)
+from spoolway.settings import resolve_settings
+from spoolway.snapshot import JobSnapshot, JobState, snapshot_from_proto, state_to_proto
+from spoolway.submission import (
+    MAX_CONTENT_BYTES,
+    Content,
+    SubmitOptions,
+    batches,
+    submit_request,
+)
+from spoolway.timing import Timing
+from spoolway.v1 import job_pb2
+from spoolway.v1 import job_service_pb2 as pb
+from spoolway.watching import wait_for_end, watch_job, watch_snapshots
+
+__all__ = ["DEFAULT_TIMEOUT_S", "Job", "JobClient", "Seconds"]
+
+DEFAULT_TIMEOUT_S = 30.0
+"""Of one call. Over the 20 s after which a dead connection is noticed, so that the call is tried again."""
+
+Seconds = float | timedelta
+"""A span of time: a number of seconds, or a timedelta."""
+
+_LONGEST_PAGE = 1_000
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+class JobClient:
+    """Submits jobs and follows them. For asyncio; SyncJobClient is its blocking twin.
+
+        async with JobClient() as client:
+            job = await client.submit("singlequdit", {"experiment_0": ...})
+            print(await job.result())
+
+    Calls that can be repeated safely are repeated when the server is unavailable, for about 3 s; submits are
+    among them, as each carries a request id. Every error is a SpoolwayError. One client serves any number of
+    tasks of one event loop.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: str | None = None,
+        user: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        profile: str | None = None,
+        timeout: Seconds = DEFAULT_TIMEOUT_S,
+        max_content_bytes: int = MAX_CONTENT_BYTES,
+    ) -> None:
+        """Find the settings; the connection is made by the first call.
+
+        Args:
+            address: host:port of the server. Else `SPOOLWAY_ADDRESS`, the profile, 127.0.0.1:50061.
+            token: Bearer token. Else `SPOOLWAY_TOKEN`, the profile, none.
+            user: Who submits. Else `SPOOLWAY_USER`, the profile, the operating system's user.
+            ca: File of the certificate authority that signed the server's certificate, or `system`; turns TLS
+                on. Else `SPOOLWAY_CA`, the profile, none.
+            profile: Table of the profile file. Else `SPOOLWAY_PROFILE`, `default`.
+            timeout: Limit of each call, in seconds. Waiting for a job has limits of its own.
+            max_content_bytes: Contents larger than this are refused before they are sent; 2 MiB, as the
+                server does unless it is configured otherwise.
+
+        Raises:
+            SettingsError: a setting is wrong.
+        """
+        self._settings = resolve_settings(address=address, token=token, user=user, ca=ca, profile=profile)
+        self._timeout_s = _in_seconds(timeout)
+        self._max_content_bytes = max_content_bytes
+        self._timing = Timing()
+        self._open_connection: Connection | None = None
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._settings.address
+
+    @property
+    def user(self) -> str:
+        """Who submits."""
+        return self._settings.user
+
+    async def __aenter__(self) -> Self:
+        """Use the client within `async with`."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; waits and watches still under way end with an error."""
+        self._closed = True
+        if self._open_connection is not None:
+            await self._open_connection.close()
+            self._open_connection = None
+
+    async def submit(
+        self,
+        backend: str,
+        content: Content,
+        *,
+        request_id: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> "Job":
+        """Submit one job. Once this returns the job is durable: whatever breaks, it is not lost.
+
+        Args:
+            backend: Short name of the backend.
+            content: The job: what `json.dumps` takes, or a JSON document as text or bytes, sent as it is. At
+                most 2 MiB unless the server is configured otherwise.
+            request_id: Up to 128 printable characters. A repeat within 24 hours answers the same job.
+                Default: random, so that the client's own repeats are safe.
+            **options: `labels`, `priority`, `not_before`, `expire_time`, `max_run_time`, `max_attempts`; see
+                SubmitOptions.
+
+        Raises:
+            ContentTooLargeError: too large; nothing was sent.
+            InvalidArgumentError: not JSON, not valid by the backend's schema, or an option is wrong.
+            NotFoundError: there is no such backend.
+            RequestIdReusedError: the request id came before, with another content.
+            QueueFullError: too many jobs wait.
+            UnavailableError, DeadlineExceededError: no answer; whether it was submitted is unknown. Repeat it
+                with the same request_id.
+        """
+        request = self._request(backend, content, request_id, **options)
+        response = await self._call(self._jobs.SubmitJob, request)
+        return self._handle(response.job)
+
+    async def validate(self, backend: str, content: Content, **options: Unpack[SubmitOptions]) -> None:
+        """Let the server check a job as `submit` would, and store nothing. Raises what `submit` would."""
+        request = self._request(backend, content, None, **options)
+        request.validate_only = True
+        await self._call(self._jobs.SubmitJob, request)
+
+    async def submit_many(
+        self,
+        backend: str,
+        contents: Iterable[Content],
+        *,
+        request_id: str | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> "list[Job | SpoolwayError]":
+        """Submit many jobs, in few calls; each stands for itself.
+
+        Sent in order, at most 1,000 jobs and 3 MiB a call. The options hold for each of the jobs.
+
+        Args:
+            backend: Short name of the backend.
+            contents: The jobs, each as in `submit`.
+            request_id: Up to 120 characters; the job in place n gets `{request_id}-{n}`, so that the whole
+                can be repeated. Default: random.
+            **options: As in `submit`.
+
+        Returns:
+            For each content, in order, its job, or the error for which it was refused.
+
+        Raises:
+            SpoolwayError: the first call failed. Where a later call fails, its jobs' places hold its error.
+        """
+        answers: dict[int, Job | SpoolwayError] = {}
+        places: list[int] = []
+        requests: list[pb.SubmitJobRequest] = []
+        for place, content in enumerate(contents):
+            item_id = f"{request_id}-{place}" if request_id else None
+            try:
+                requests.append(self._request(backend, content, item_id, **options))
+                places.append(place)
+            except SpoolwayError as error:
+                answers[place] = error
+        sent = 0
+        for batch in batches(requests):
+            outcomes = await self._submit_batch(batch, may_raise=sent == 0)
+            answers.update(zip(places[sent:], outcomes, strict=False))
+            sent += len(batch)
+        return [answers[place] for place in sorted(answers)]
+
+    def job(self, name: str) -> "Job":
+        """A handle on a job by its name or id, without a call."""
+        return Job(self, name)
+
+    async def jobs(
+        self,
+        backend: str | None = None,
+        states: Iterable[JobState | str] = (),
+        *,
+        labels: dict[str, str] | None = None,
+        oldest_first: bool = False,
+        limit: int | None = None,
+    ) -> "AsyncIterator[Job]":
+        """The caller's jobs, newest first, each with its snapshot.
+
+        Args:
+            backend: Only of this backend.
+            states: Only in one of these states.
+            labels: Only with all of these labels.
+            oldest_first: The other way round.
+            limit: At most so many.
+        """
+        request = pb.ListJobsRequest(
+            backend=backend or "",
+            states=[state_to_proto(state) for state in states],
+            labels=labels or {},
+            oldest_first=oldest_first,
+        )
+        left = limit
+        while left is None or left > 0:
+            request.page_size = _LONGEST_PAGE if left is None else min(left, _LONGEST_PAGE)
+            response = await self._call(self._jobs.ListJobs, request)
+            for job in response.jobs[:left]:
+                yield self._handle(job)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+            left = left and left - len(response.jobs)
+
+    async def backends(self) -> list[Backend]:
+        """All backends, by name. Those of a storage that does not answer are missing."""
+        response = await self._call(self._jobs.ListBackends, pb.ListBackendsRequest())
+        return [backend_from_proto(backend) for backend in response.backends]
+
+    async def backend(self, name: str) -> Backend:
+        """One backend; NotFoundError if there is none of this name."""
+        response = await self._call(self._jobs.GetBackend, pb.GetBackendRequest(name=name))
+        return backend_from_proto(response.backend)
+
+    async def watch(
+        self, names: "Iterable[str | Job]" = (), *, backend: str | None = None
+    ) -> AsyncGenerator[JobSnapshot, None]:
+        """Jobs as they are, then as they change, until you stop iterating.
+
+        Reconnects and resumes by itself. Snapshots of one job never go back; states may be passed over, but
+        `transitions` tells them all.
+
+        Args:
+            names: The jobs, at most 1,000; none: all of the caller's.
+            backend: Only of this backend, where no names are given.
+        """
+        wanted = [name.name if isinstance(name, Job) else name for name in names]
+        snapshots = watch_snapshots(self._connection(), wanted, backend or "", timing=self._timing)
+        try:
+            async for snapshot in snapshots:
+                yield snapshot
+        finally:
+            await snapshots.aclose()
+
+    def _connection(self) -> Connection:
+        if self._closed:
+            raise closed_error("client")
+        if self._open_connection is None:
+            self._open_connection = Connection(self._settings)
+        return self._open_connection
+
+    @property
+    def _jobs(self) -> Stub:
+        return self._connection().jobs
+
+    async def _call(self, method: UnaryMethod[_Request, _Response], request: _Request) -> _Response:
+        return await self._connection().call(method, request, timeout_s=self._timeout_s)
+
+    def _request(
+        self, backend: str, content: Content, request_id: str | None, **options: Unpack[SubmitOptions]
+    ) -> pb.SubmitJobRequest:
+        return submit_request(
+            backend, content, max_bytes=self._max_content_bytes, request_id=request_id, **options
+        )
+
+    async def _submit_batch(
+        self, batch: list[pb.SubmitJobRequest], *, may_raise: bool
+    ) -> "Sequence[Job | SpoolwayError]":
+        try:
+            response = await self._call(self._jobs.SubmitJobs, pb.SubmitJobsRequest(requests=batch))
+        except SpoolwayError as error:
+            if may_raise:
+                raise
+            return [error] * len(batch)
+        return [self._outcome(outcome) for outcome in response.outcomes]
+
+    def _outcome(self, outcome: pb.SubmitOutcome) -> "Job | SpoolwayError":
+        if outcome.HasField("error"):
+            error = outcome.error
+            return error_from_item(error.code, error.message, error.reason, error.metadata)
+        return self._handle(outcome.job)
+
+    def _handle(self, job: job_pb2.Job) -> "Job":
+        return Job(self, job.name, snapshot_from_proto(job))
+
+
+class Job:
+    """A handle on one job.
+
+    Attributes:
+        name: backends/{backend}/jobs/{id}, or the bare id it was made with.
+        snapshot: What was last heard of it; None before the first answer.
+    """
+
+    def __init__(self, client: JobClient, name: str, snapshot: JobSnapshot | None = None) -> None:
+        """Made by JobClient."""
+        self._client = client
+        self.name = name
+        self.snapshot = snapshot
+
+    def __repr__(self) -> str:
+        """The name, and the state if known."""
+        state = f" {self.snapshot.state}" if self.snapshot else ""
+        return f"<Job {self.name}{state}>"
+
+    @property
+    def id(self) -> str:
+        """The id alone."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def backend(self) -> str:
+        """Short name of its backend; empty for a bare id of which nothing has been heard yet."""
+        if self.snapshot is not None:
+            return self.snapshot.backend
+        return self.name.split("/")[1] if "/" in self.name else ""
+
+    async def status(self) -> JobSnapshot:
+        """Where it stands now, with its place in the queue."""
+        response = await self._client._call(self._client._jobs.GetJob, pb.GetJobRequest(name=self.name))
+        position = response.queue_position if response.HasField("queue_position") else None
+        return self._heard(snapshot_from_proto(response.job, position))
+
+    async def watch(self) -> AsyncGenerator[JobSnapshot, None]:
+        """Where it stands, then its changes, until it has ended. Reconnects and resumes by itself."""
+        snapshots = watch_job(self._client._connection(), self.name, timing=self._client._timing)
+        try:
+            async for snapshot in snapshots:
+                yield self._heard(snapshot)
+        finally:
+            await snapshots.aclose()
+
+    async def wait(self, timeout: Seconds | None = None) -> JobSnapshot:
+        """Wait until it has ended, however it ends.
+
+        Args:
+            timeout: In seconds; None: as long as it takes.
+
+        Raises:
+            DeadlineExceededError: it has not ended in time. The job goes on.
+        """
+        if self.snapshot is not None and self.snapshot.is_terminal:
+            return self.snapshot
+        limit_s = None if timeout is None else _in_seconds(timeout)
+        wait = wait_for_end(self._client._connection(), self.name, timing=self._client._timing)
+        try:
+            async with asyncio.timeout(limit_s):
+                return self._heard(await wait)
+        except TimeoutError as error:
+            if isinstance(error, SpoolwayError):
+                raise
+            raise DeadlineExceededError(
+                f"job {self.name} has not ended within {limit_s:g} s; it goes on: wait again, or cancel it"
+            ) from None
+
+    async def result(self, timeout: Seconds | None = None) -> Any:
+        """Wait for the result and parse it.
+
+        Args:
+            timeout: In seconds, for the job to end; None: as long as it takes.
+
+        Raises:
+            JobFailedError, JobCancelledError, JobExpiredError: it ended without a result.
+            DeadlineExceededError: it has not ended in time. The job goes on.
+        """
+        return json.loads(await self.result_bytes(timeout))
+
+    async def result_bytes(self, timeout: Seconds | None = None) -> bytes:
+        """Wait for the result and return the JSON document as its spooler sent it; see `result`."""
+        snapshot = await self.wait(timeout)
+        if snapshot.state is not JobState.DONE:
+            raise _end_error(snapshot)
+        response = await self._client._call(self._client._jobs.GetResult, pb.GetResultRequest(name=self.name))
+        content = response.content
+        if response.sha256 and hashlib.sha256(content).hexdigest() != response.sha256:
+            raise DataLossError(f"the result of {self.name} arrived damaged; get it again")
+        return content
+
+    async def cancel(self) -> JobSnapshot:
+        """Cancel it: at once where no spooler runs it, else by asking its spooler. Safe to repeat.
+
+        Returns:
+            CANCELLED, CANCELLING, or as it had ended before.
+        """
+        response = await self._client._call(self._client._jobs.CancelJob, pb.CancelJobRequest(name=self.name))
+        return self._heard(snapshot_from_proto(response.job))
+
+    def _heard(self, snapshot: JobSnapshot) -> JobSnapshot:
+        self.snapshot = snapshot
+        return snapshot
+
+
+_END_ERRORS: dict[JobState, tuple[type[JobEndedError], str]] = {
+    JobState.ERROR: (JobFailedError, "failed"),
+    JobState.CANCELLED: (JobCancelledError, "was cancelled"),
+    JobState.EXPIRED: (JobExpiredError, "was not started before its expire_time"),
+}
+
+
+def _end_error(snapshot: JobSnapshot) -> JobEndedError:
+    error_class, words = _END_ERRORS[snapshot.state]
+    said = snapshot.error.message if snapshot.error else ""
+    error = error_class(
+        f"job {snapshot.name} {words}" + (f": {said}" if said else ""),
+        snapshot.error.reason if snapshot.error and snapshot.error.reason else f"JOB_{snapshot.state}",
+        metadata=snapshot.error.metadata if snapshot.error else None,
+    )
+    error.snapshot = snapshot
+    return error
+
+
+def _in_seconds(span: Seconds) -> float:
+    return span.total_seconds() if isinstance(span, timedelta) else float(span)

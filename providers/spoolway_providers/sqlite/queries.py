@@ -1,0 +1,147 @@
+"""Reading jobs. Each function sees one snapshot of the file."""
+
+import sqlite3
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from spoolway_providers.errors import CursorTooOld, NotFound
+from spoolway_providers.interface import Changes, Page, Query
+from spoolway_providers.model import ACTIVE_STATES, Job, JobKey, State
+from spoolway_providers.sqlite.documents import decode_job, from_microseconds, to_microseconds
+
+__all__ = ["ChangesAsked", "PositionAsked", "changes", "count", "find", "get", "next_due", "position"]
+
+_WAITING_STATES = frozenset({State.QUEUED, State.HELD})
+
+
+class PositionAsked(msgspec.Struct, frozen=True):
+    """Whose place in the queue, up to which number."""
+
+    job: Job
+    limit: int
+
+
+class ChangesAsked(msgspec.Struct, frozen=True):
+    """Changes from where, and how many."""
+
+    cursor: str
+    limit: int
+
+
+def get(connection: sqlite3.Connection, key: JobKey) -> Job:
+    """The committed job."""
+    row = connection.execute(
+        "SELECT doc FROM jobs WHERE id = ? AND backend = ?", (key.id, key.backend)
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"there is no {key}")
+    return decode_job(row[0])
+
+
+def find(connection: sqlite3.Connection, query: Query) -> Page:
+    """A page of the jobs that match; one row more tells whether there is another page."""
+    where, values = _conditions(query)
+    place = "due_at, seq" if query.due_before is not None else "seq"
+    order, beyond = ("DESC", "<") if query.newest_first else ("ASC", ">")
+    if query.cursor:
+        at = [int(part) for part in query.cursor.split(":")]
+        where += f" AND ({place}) {beyond} ({', '.join('?' * len(at))})"
+        values += at
+    order_by = ", ".join(f"{column} {order}" for column in place.split(", "))
+    rows = connection.execute(
+        f"SELECT doc, {place} FROM jobs WHERE {where} ORDER BY {order_by} LIMIT ?",  # noqa: S608
+        (*values, query.limit + 1),
+    ).fetchall()
+    page = rows[: query.limit]
+    cursor = ":".join(map(str, page[-1][1:])) if len(rows) > len(page) and page else ""
+    return Page([decode_job(row[0]) for row in page], cursor)
+
+
+def count(connection: sqlite3.Connection, query: Query) -> int:
+    """How many match, up to the query's limit."""
+    where, values = _conditions(query)
+    row = connection.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {where} LIMIT ?)",  # noqa: S608
+        (*values, query.limit),
+    ).fetchone()
+    return int(row[0])
+
+
+def _conditions(query: Query) -> tuple[str, list[Any]]:
+    """The query in SQL: fixed words, and all that a user gave as values."""
+    terms: list[tuple[str, list[Any]]] = [("1", [])]
+    if query.id is not None:
+        terms.append(("id = ?", [query.id]))
+    if query.backend is not None:
+        terms.append(("backend = ?", [query.backend]))
+    if query.owner is not None:
+        terms.append(("owner = ?", [query.owner]))
+    if query.states:
+        terms.append(_state_condition(query.states))
+    for name, value in query.labels.items():
+        exists = "EXISTS (SELECT 1 FROM json_each(jobs.doc, '$.labels') AS l WHERE l.key = ? AND l.value = ?)"
+        terms.append((exists, [name, value]))
+    if query.session is not None:
+        terms.append(("session = ?", [query.session]))
+    if query.due_before is not None:
+        terms.append(("due_at <= ?", [to_microseconds(query.due_before)]))
+    if query.orphaned:
+        open_sessions = "SELECT id FROM sessions WHERE state <> 'CLOSED'"
+        terms.append((f"session IS NOT NULL AND session <> '' AND session NOT IN ({open_sessions})", []))  # noqa: S608
+    return " AND ".join(term for term, _ in terms), [value for _, values in terms for value in values]
+
+
+def _state_condition(states: tuple[State, ...]) -> tuple[str, list[Any]]:
+    condition = f"state IN ({', '.join('?' * len(states))})"
+    # What is true of these states anyway, in the words of an index that holds no others.
+    if _WAITING_STATES.issuperset(states):
+        condition += " AND state IN ('QUEUED', 'HELD')"
+    elif ACTIVE_STATES.issuperset(states):
+        condition += " AND session IS NOT NULL"
+    return condition, [state.value for state in states]
+
+
+def position(connection: sqlite3.Connection, asked: PositionAsked) -> int:
+    """How many come before."""
+    job = asked.job
+    row = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE backend = ? AND state = 'QUEUED'"
+        " AND state IN ('QUEUED', 'HELD') AND rank <= ? AND (rank < ? OR seq < ?) LIMIT ?)",
+        (job.key.backend, job.rank, job.rank, job.seq, asked.limit),
+    ).fetchone()
+    return int(row[0])
+
+
+def next_due(connection: sqlite3.Connection, _: None) -> datetime | None:
+    """The earliest due time."""
+    row = connection.execute("SELECT min(due_at) FROM jobs WHERE due_at IS NOT NULL").fetchone()
+    return None if row[0] is None else from_microseconds(row[0])
+
+
+def changes(connection: sqlite3.Connection, asked: ChangesAsked) -> Changes:
+    """What was committed after the cursor, in the order of commits."""
+    newest, swept, epoch = connection.execute("SELECT change, swept, epoch FROM meta").fetchone()
+    if not asked.cursor:
+        return Changes([], [], f"{epoch}-{newest}", more=False)
+    cursor_epoch, _, number = asked.cursor.partition("-")
+    after = int(number) if number.isdecimal() else -1
+    if cursor_epoch != epoch or not swept <= after <= newest:
+        raise CursorTooOld(f"the changes since {asked.cursor!r} are not known any more")
+    rows = connection.execute(
+        "SELECT * FROM (SELECT change, doc, NULL, NULL FROM jobs WHERE change > ?1 ORDER BY change LIMIT ?2)"
+        " UNION ALL"
+        " SELECT * FROM"
+        " (SELECT change, NULL, backend, id FROM tombstones WHERE change > ?1 ORDER BY change LIMIT ?2)"
+        " ORDER BY 1 LIMIT ?2",
+        (after, asked.limit + 1),
+    ).fetchall()
+    page = rows[: asked.limit]
+    more = len(rows) > len(page)
+    return Changes(
+        [decode_job(doc) for _, doc, _, _ in page if doc is not None],
+        [JobKey(backend, job_id) for _, doc, backend, job_id in page if doc is None],
+        f"{epoch}-{page[-1][0] if more else newest}",
+        more,
+    )

@@ -1,0 +1,129 @@
+"""Submitting jobs: each atomic with its request id, many in one statement."""
+
+from collections.abc import Iterator, Sequence
+
+from spoolway_providers import digests, rules
+from spoolway_providers.errors import NotFound, ProviderError, QueueFull, RequestIdReused
+from spoolway_providers.model import BlobRef, Draft, Job, JobKey, content_blob_id, new_object_id
+from spoolway_providers.sqlite.blobs import keep_blobs, keep_upload, too_large
+from spoolway_providers.sqlite.documents import JOB_COLUMNS, decode_job, job_row, to_microseconds
+from spoolway_providers.sqlite.writer import Transaction
+
+__all__ = ["submit"]
+
+_INSERT_JOB = f"""
+    INSERT INTO jobs({", ".join(JOB_COLUMNS)}) VALUES ({", ".join("?" * len(JOB_COLUMNS))})
+"""  # noqa: S608 - names of our own columns
+
+Answer = Job | ProviderError
+
+
+def submit(transaction: Transaction, calls: list[Sequence[Draft]]) -> list[list[Answer]]:
+    """Store the jobs of all calls; see the interface."""
+    intake = _Intake(transaction)
+    answers = [[intake.take(draft) for draft in drafts] for drafts in calls]
+    intake.store()
+    return answers
+
+
+class _Intake:
+    """The submits of one batch: looked through one by one, stored together.
+
+    A job that is still to be stored counts already: for its twin, and for the limit of waiting jobs.
+    """
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._jobs: list[Job] = []
+        self._contents: list[tuple[str, bytes]] = []
+        self._requests: dict[tuple[str, str, str], tuple[str, Job]] = {}
+        self._backends: dict[str, bool] = {}
+        self._waiting: dict[str, int] = {}
+
+    def take(self, draft: Draft) -> Answer:
+        key = JobKey(draft.backend, new_object_id())
+        content = draft.content
+        ref = digests.blob_ref(content_blob_id(key), content) if isinstance(content, bytes) else content
+        fingerprint = digests.draft_fingerprint(draft, ref.sha256) if draft.request_id else ""
+        answer = self._refuse_backend(draft) or self._repeat(draft, fingerprint) or self._refuse(draft, ref)
+        if answer is not None:
+            return answer
+        transaction = self._transaction
+        job = rules.admit(
+            draft,
+            key=key,
+            content=ref,
+            seq=transaction.next_change(),
+            now=transaction.now,
+            ranked_at=transaction.rank_time(),
+        )
+        if isinstance(content, bytes):
+            self._contents.append((ref.id, content))
+        if draft.request_id:
+            self._requests[draft.owner, draft.backend, draft.request_id] = (fingerprint, job)
+        if draft.backend in self._waiting:
+            self._waiting[draft.backend] += 1
+        self._jobs.append(job)
+        transaction.queued.add(draft.backend)
+        return job
+
+    def store(self) -> None:
+        connection = self._transaction.connection
+        at = to_microseconds(self._transaction.now)
+        connection.executemany(_INSERT_JOB, (job_row(job, job.seq) for job in self._jobs))
+        keep_blobs(self._transaction, self._contents)
+        connection.executemany(
+            "INSERT INTO requests(owner, backend, request_id, fingerprint, id, at) VALUES (?, ?, ?, ?, ?, ?)",
+            ((*name, fingerprint, job.key.id, at) for name, (fingerprint, job) in self._requests.items()),
+        )
+
+    def _refuse_backend(self, draft: Draft) -> ProviderError | None:
+        name = draft.backend
+        if name not in self._backends:
+            found = self._transaction.connection.execute("SELECT 1 FROM backends WHERE name = ?", (name,))
+            self._backends[name] = found.fetchone() is not None
+        return None if self._backends[name] else NotFound(f"there is no backend {name!r}")
+
+    def _repeat(self, draft: Draft, fingerprint: str) -> Answer | None:
+        """What a request id that came before stands for."""
+        if not draft.request_id:
+            return None
+        name = (draft.owner, draft.backend, draft.request_id)
+        if name in self._requests:
+            known_fingerprint, twin = self._requests[name]
+            return twin if fingerprint == known_fingerprint else _reused(draft)
+        row = self._transaction.connection.execute(
+            "SELECT r.fingerprint, r.id, j.doc FROM requests r LEFT JOIN jobs j USING (id, backend)"
+            " WHERE r.owner = ? AND r.backend = ? AND r.request_id = ?",
+            name,
+        ).fetchone()
+        if row is None:
+            return None
+        known_fingerprint, job_id, doc = row
+        if fingerprint != known_fingerprint:
+            return _reused(draft)
+        if doc is None:
+            key = JobKey(draft.backend, job_id)
+            return NotFound(f"request id {draft.request_id!r} made {key}, which is deleted by now")
+        return decode_job(doc)
+
+    def _refuse(self, draft: Draft, ref: BlobRef) -> ProviderError | None:
+        if draft.max_queued and self._count_waiting(draft.backend, draft.max_queued) >= draft.max_queued:
+            message = f"backend {draft.backend!r} has {draft.max_queued} waiting jobs"
+            return QueueFull(message, draft.max_queued)
+        if isinstance(draft.content, bytes):
+            return too_large(draft.content)
+        return keep_upload(self._transaction, ref)
+
+    def _count_waiting(self, backend: str, limit: int) -> int:
+        if backend not in self._waiting:
+            self._waiting[backend] = self._transaction.connection.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE backend = ?"
+                " AND state IN ('QUEUED', 'HELD') LIMIT ?)",
+                (backend, limit),
+            ).fetchone()[0]
+        return self._waiting[backend]
+
+
+def _reused(draft: Draft) -> RequestIdReused:
+    return RequestIdReused(f"request id {draft.request_id!r} came before, with another content")

@@ -1,0 +1,228 @@
+"""The server: everything put together, started, drained and stopped."""
+
+import asyncio
+import contextlib
+import signal
+from datetime import timedelta
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from spoolway.v1 import job_service_pb2, job_service_pb2_grpc, storage_admin_pb2, storage_admin_pb2_grpc
+from spoolway_providers.model import Policy
+from spoolway_providers.registry import make_provider
+from spoolway_server.auth import Authenticator, LoopbackAuthenticator
+from spoolway_server.backends import Backends
+from spoolway_server.clock import Clock
+from spoolway_server.config import Config, StorageSettings
+from spoolway_server.interceptor import ErrorInterceptor
+from spoolway_server.jobs import Jobs
+from spoolway_server.services.job_service import JobService
+from spoolway_server.services.storage_admin import StorageAdmin
+from spoolway_server.spoolers import Spoolers, Timing
+from spoolway_server.storage import Storage
+from spoolway_server.storages import Storages
+from spoolway_server.watching import Watching
+
+__all__ = ["SpoolwayServer", "serve"]
+
+_log = structlog.get_logger(__name__)
+
+SERVICES = ("spoolway.v1.JobService", "spoolway.v1.StorageAdmin")
+LEAVE_GRACE_S = 5.0
+"""What streams get of the grace, to be closed by their clients."""
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class SpoolwayServer:
+    """One server process: listens after `start`, until `stop`."""
+
+    def __init__(
+        self, config: Config, *, clock: Clock | None = None, authenticator: Authenticator | None = None
+    ) -> None:
+        """Put the parts together; nothing is opened yet."""
+        self._config = config
+        clock = clock or Clock()
+        authenticator = authenticator or LoopbackAuthenticator()
+        self.storages = Storages(
+            [self._storage(name, settings, clock) for name, settings in config.storages.items()],
+            config.default_storage,
+        )
+        self.spoolers = Spoolers(self.storages, _timing(config), clock)
+        limits = config.limits
+        self._job_service = JobService(
+            storages=self.storages,
+            jobs=Jobs(
+                self.storages, max_inline_bytes=limits.max_inline_bytes, max_depth=limits.max_json_depth
+            ),
+            watching=Watching(self.storages),
+            backends=Backends(self.storages, max_config_bytes=limits.max_config_bytes),
+            spoolers=self.spoolers,
+            authenticator=authenticator,
+            max_inline_bytes=limits.max_inline_bytes,
+            max_batch=limits.max_batch,
+        )
+        self._storage_admin = StorageAdmin(storages=self.storages, authenticator=authenticator)
+        self._health = health.aio.HealthServicer()
+        self._grpc: grpc.aio.Server | None = None
+        self._health_updates: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it: host:port."""
+        host = self._config.server.host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Open the storages and listen. A storage in trouble shows in its health and holds nothing up.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        server = self._grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(self._job_service, server)
+        storage_admin_pb2_grpc.add_StorageAdminServicer_to_server(self._storage_admin, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            [
+                job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+                storage_admin_pb2.DESCRIPTOR.services_by_name["StorageAdmin"].full_name,
+                health.SERVICE_NAME,
+                reflection.SERVICE_NAME,
+            ],
+            server,
+        )
+        self.port = self._bind(server)
+        for storage in self.storages.by_name.values():
+            storage.on_health_change = self._update_health
+        await self.storages.start()
+        await server.start()
+        await self._set_health()
+        _log.info("listening", address=self.address, storages=list(self.storages.by_name))
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop: not serving, streams told to leave, calls under way finish within `grace_s` seconds."""
+        await self._begin_drain()
+        if self._grpc is not None:
+            await self._leave_streams(grace_s)
+            await self._grpc.stop(grace_s)
+        await self.spoolers.settle()
+        await self.storages.stop()
+        await asyncio.gather(*self._health_updates, return_exceptions=True)
+
+    async def wait_closed(self) -> None:
+        """Return once the server has stopped."""
+        if self._grpc is not None:
+            await self._grpc.wait_for_termination()
+
+    async def run_until_signal(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, _on_signal, stop)
+        await stop.wait()
+        settings = self._config.server
+        _log.info("draining", pause_s=settings.drain_pause_s, grace_s=settings.drain_grace_s)
+        await self._begin_drain()
+        await asyncio.sleep(settings.drain_pause_s)
+        await self.stop(settings.drain_grace_s)
+
+    def _storage(self, name: str, settings: StorageSettings, clock: Clock) -> Storage:
+        leases = self._config.leases
+        policy = Policy(
+            max_attempts=leases.max_attempts,
+            max_crashes=leases.max_crashes,
+            lease_ttl=timedelta(seconds=leases.ttl_s),
+            resume_grace=timedelta(seconds=leases.resume_grace_s),
+            cancel_grace=timedelta(seconds=leases.cancel_grace_s),
+        )
+        return Storage(
+            name,
+            settings.type,
+            make_provider(settings.type, settings.login),
+            policy=policy,
+            clock=clock,
+            description=settings.description,
+            active=settings.active,
+        )
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        host, port = self._config.server.host, self._config.server.port
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = server.add_insecure_port(target)
+        except RuntimeError as error:
+            raise OSError(f"{target} can't be listened on: it is in use; choose another port") from error
+        if not bound:
+            raise OSError(f"{target} can't be listened on; choose another host or port")
+        return bound
+
+    def _options(self) -> list[tuple[str, int]]:
+        return [
+            ("grpc.max_receive_message_length", self._config.limits.max_receive_bytes),
+            ("grpc.max_send_message_length", -1),
+            # Two servers on one port would each see half of the calls.
+            ("grpc.so_reuseport", 0),
+            # Find dead peers behind silent proxies, and let clients ping as often as ours do.
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+
+    async def _begin_drain(self) -> None:
+        if not self._draining:
+            self._draining = True
+            await self._set_health()
+
+    async def _leave_streams(self, grace_s: float) -> None:
+        """Tell every stream to leave; `server.stop` alone would let them hang for the whole grace."""
+        for session in list(self.spoolers.sessions.values()):
+            session.draining = True
+            session.end("DRAINING")
+        await self.spoolers.wait_gone(min(grace_s, LEAVE_GRACE_S))
+
+    def _update_health(self) -> None:
+        task = asyncio.create_task(self._set_health())
+        self._health_updates.add(task)
+        task.add_done_callback(self._health_updates.discard)
+
+    async def _set_health(self) -> None:
+        """Each storage's trouble turns only its own entry; the rest follows this process."""
+        mine = NOT_SERVING if self._draining else SERVING
+        for service in ("", *SERVICES):
+            await self._health.set(service, mine)
+        for storage in self.storages.by_name.values():
+            await self._health.set(
+                f"storage/{storage.name}", NOT_SERVING if storage.trouble or self._draining else SERVING
+            )
+
+
+async def serve(config: Config) -> None:
+    """Run a server until it is told to stop by a signal."""
+    server = SpoolwayServer(config)
+    await server.start()
+    await server.run_until_signal()
+
+
+def _on_signal(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        # The second signal: no more patience.
+        raise SystemExit(1)
+    stop.set()
+
+
+def _timing(config: Config) -> Timing:
+    leases = config.leases
+    return Timing(
+        heartbeat=timedelta(seconds=leases.heartbeat_interval_s),
+        idle_heartbeat=timedelta(seconds=leases.idle_heartbeat_s),
+        accept=timedelta(seconds=leases.accept_timeout_s),
+    )

@@ -1,0 +1,119 @@
+"""Backends: registered by spoolers, shown to clients."""
+
+import grpc
+
+from spoolway.v1 import job_pb2
+from spoolway_providers.errors import Conflict, ProviderError
+from spoolway_providers.interface import Query
+from spoolway_providers.model import Backend, State
+from spoolway_server.admission import job_document_of, read_config
+from spoolway_server.documents import check_document, parse_document
+from spoolway_server.errors import ServiceError
+from spoolway_server.storage import Storage
+from spoolway_server.storages import Storages
+from spoolway_server.translate import backend_to_proto
+
+__all__ = ["Backends"]
+
+PENDING_LIMIT = 1_000_000
+
+
+class Backends:
+    """Registration and the view of clients."""
+
+    def __init__(self, storages: Storages, *, max_config_bytes: int) -> None:
+        """Work on `storages`; configs may have `max_config_bytes`."""
+        self._storages = storages
+        self._max_config_bytes = max_config_bytes
+
+    async def register(self, name: str, config: bytes, etag: str, storage_name: str) -> job_pb2.Backend:
+        """Create a backend or replace its config."""
+        document = await check_document(config, field="config", max_bytes=self._max_config_bytes)
+        read_config(document)
+        storage = await self._home(name, storage_name)
+        storage.require_active()
+        try:
+            backend = await storage.provider.put_config(name, config, etag or None)
+        except Conflict as error:
+            raise ServiceError(
+                grpc.StatusCode.ABORTED,
+                "ETAG_MISMATCH",
+                f"the config of {name} has changed since; read it with GetBackend and decide again",
+                field="etag",
+            ) from error
+        storage.note_backend(backend)
+        return await self.show(storage, backend)
+
+    async def _home(self, name: str, storage_name: str) -> Storage:
+        try:
+            storage, _ = await self._storages.find_backend(name)
+        except ServiceError as error:
+            if error.reason != "BACKEND_NOT_FOUND":
+                raise
+            return self._storages.get(storage_name) if storage_name else self._storages.default
+        if storage_name and storage.name != storage_name:
+            raise ServiceError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "BACKEND_ELSEWHERE",
+                f"backend {name} lies in storage {storage.name}; name that or none",
+                metadata={"storage": storage.name},
+                field="storage",
+            )
+        return storage
+
+    async def list_all(self) -> tuple[list[job_pb2.Backend], list[str]]:
+        """All backends, and the storages that did not answer."""
+        found, unreachable = await self._storages.all_backends()
+        shown: list[job_pb2.Backend] = []
+        live: dict[str, set[str]] = {}
+        for storage, backend in found:
+            try:
+                if storage.name not in live:
+                    live[storage.name] = await _live_backends(storage)
+                shown.append(await self._show(storage, backend, backend.name in live[storage.name]))
+            except ProviderError as error:
+                storage.report(error)
+                if storage.name not in unreachable:
+                    unreachable.append(storage.name)
+        return shown, sorted(unreachable)
+
+    async def get(self, name: str) -> job_pb2.Backend:
+        """One backend."""
+        storage, backend = await self._storages.find_backend(name)
+        return await self.show(storage, backend)
+
+    async def show(self, storage: Storage, backend: Backend) -> job_pb2.Backend:
+        """A backend with its status of now."""
+        return await self._show(storage, backend, backend.name in await _live_backends(storage))
+
+    @staticmethod
+    async def _show(storage: Storage, backend: Backend, live: bool) -> job_pb2.Backend:
+        policy = storage.policy(backend.name)
+        query = Query(backend=backend.name, states=(State.QUEUED, State.HELD), limit=PENDING_LIMIT)
+        config = job_document_of(parse_document(backend.config, field="config"))
+        if policy.paused:
+            message = "paused by an operator"
+        elif not storage.active:
+            message = f"storage {storage.name} is inactive"
+        elif not live:
+            message = "no spooler is connected"
+        else:
+            message = "ok"
+        status = job_pb2.BackendStatus(
+            backend_name=backend.name,
+            backend_version=str(config.get("version", "")),
+            operational=message == "ok",
+            pending_jobs=await storage.provider.count(query),
+            status_msg=message,
+        )
+        return backend_to_proto(backend, storage.name, policy, status)
+
+
+async def _live_backends(storage: Storage) -> set[str]:
+    """Backends that some live session, of whichever process, takes jobs of."""
+    return {
+        name
+        for view in await storage.provider.sessions()
+        if view.session.state == "LIVE" and not view.session.detached
+        for name in view.session.backends
+    }

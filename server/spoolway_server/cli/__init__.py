@@ -1,0 +1,71 @@
+"""The command line: `spoolway serve` for operators, `submit`, `watch`, `result` and others for clients.
+
+Everything goes through the client package, as anybody's program would. Tables are for people, `--json` is for
+programs: one document on stdout. Messages and progress go to stderr. Exit codes: `exits.ExitCode`.
+"""
+
+import sys
+import traceback
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from spoolway_server.cli import backends, config, demo, jobs, serve, storages
+from spoolway_server.cli.exits import ExitCode
+
+__all__ = ["app", "main"]
+
+# No pretty exceptions: they show local variables, logins among them.
+app = typer.Typer(
+    name="spoolway",
+    help="Submit jobs to laboratory machines and simulators, and serve them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+storage_app = typer.Typer(help="Look after one storage.", no_args_is_help=True)
+config_app = typer.Typer(help="Look after the server's configuration.", no_args_is_help=True)
+
+_FOR_CLIENTS = "Jobs"
+_FOR_OPERATORS = "Server"
+
+for command in (jobs.submit, jobs.status, jobs.watch, jobs.result, jobs.cancel):
+    app.command(rich_help_panel=_FOR_CLIENTS)(command)
+app.command("jobs", rich_help_panel=_FOR_CLIENTS)(jobs.list_jobs)
+app.command("backends", rich_help_panel=_FOR_CLIENTS)(backends.list_backends)
+app.command(rich_help_panel=_FOR_OPERATORS)(serve.serve)
+app.command("storages", rich_help_panel=_FOR_OPERATORS)(storages.list_storages)
+app.command(rich_help_panel=_FOR_OPERATORS)(demo.demo)
+app.add_typer(storage_app, name="storage", rich_help_panel=_FOR_OPERATORS)
+app.add_typer(config_app, name="config", rich_help_panel=_FOR_OPERATORS)
+storage_app.command("test")(storages.try_storage)
+config_app.command("check")(config.check)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"spoolway {version('spoolway-server')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Submit jobs to laboratory machines and simulators, and serve them."""
+
+
+def main() -> None:
+    """Run the command line of this process; the entry point of `spoolway`."""
+    # A plot or a job's label must not fail where the terminal's encoding lacks a character.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        app(prog_name="spoolway")
+    except Exception:  # noqa: BLE001  # the edge of the program: 1, Python's own code, means something else here
+        traceback.print_exc()
+        sys.exit(ExitCode.FAULT)

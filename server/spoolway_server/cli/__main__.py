@@ -1,0 +1,5 @@
+"""`python -m spoolway_server.cli` is `spoolway`."""
+
+from spoolway_server.cli import main
+
+main()

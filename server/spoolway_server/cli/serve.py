@@ -1,0 +1,54 @@
+"""The command `serve`."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spoolway_server.cli.config import read_config
+from spoolway_server.cli.exits import ExitCode, fail
+from spoolway_server.config import Config
+from spoolway_server.logs import setup_logging
+
+__all__ = ["serve"]
+
+
+def serve(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            envvar="SPOOLWAY_CONFIG",
+            help="The TOML file; else spoolway.toml, if it is there.",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on, instead of the configured one.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port, instead of the configured one; 0: any free one.")
+    ] = None,
+) -> None:
+    """Run the server until it is stopped (Ctrl-C or SIGTERM); calls under way may end first."""
+    options = {"server.host": host, "server.port": port}
+    settings = read_config(config, {path: value for path, value in options.items() if value is not None})
+    setup_logging(log_format=settings.server.log_format, level=settings.server.log_level)
+    try:
+        asyncio.run(_run(settings))
+    except OSError as error:
+        fail(str(error), ExitCode.UNAVAILABLE)
+    except KeyboardInterrupt:  # where signals can't be handled otherwise
+        fail("stopped", ExitCode.INTERRUPTED)
+
+
+async def _run(settings: Config) -> None:
+    # Only now: it brings gRPC and the storages' drivers.
+    from spoolway_server.app import SpoolwayServer
+
+    server = SpoolwayServer(settings)
+    await server.start()
+    # For whoever started us with port 0.
+    typer.echo(server.address)
+    await server.run_until_signal()

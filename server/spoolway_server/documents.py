@@ -1,0 +1,123 @@
+"""JSON documents from outside: read strictly, with a bound on everything."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any, Never
+
+import grpc
+
+from spoolway_server.errors import ServiceError
+
+__all__ = ["MAX_DEPTH", "check_document", "parse_document"]
+
+MAX_DEPTH = 100
+"""Levels of nesting."""
+LARGE_BYTES = 64 * 1024
+"""Longer documents are parsed in a thread, so that the event loop goes on."""
+
+
+async def check_document(content: bytes, *, field: str, max_bytes: int, max_depth: int = MAX_DEPTH) -> Any:
+    """The parsed document, or the ServiceError that says what is wrong with it."""
+    if not content:
+        raise _invalid("DOCUMENT_EMPTY", field, f"{field} is empty; send one JSON document")
+    if len(content) > max_bytes:
+        raise ServiceError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "CONTENT_TOO_LARGE",
+            f"{field} has {len(content)} bytes; the limit is {max_bytes}: send less at once",
+            metadata={"limit": max_bytes, "size": len(content)},
+            field=field,
+        )
+    if len(content) > LARGE_BYTES:
+        return await asyncio.to_thread(parse_document, content, field=field, max_depth=max_depth)
+    return parse_document(content, field=field, max_depth=max_depth)
+
+
+def parse_document(content: bytes, *, field: str, max_depth: int = MAX_DEPTH) -> Any:
+    """One UTF-8 JSON document: no duplicate keys, no NaN or Infinity, at most `max_depth` levels."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = f"{field} is not UTF-8 at byte {error.start}"
+        raise _invalid("DOCUMENT_NOT_UTF8", field, message) from error
+    try:
+        document = _DECODER.decode(text)
+    except _DuplicateKeyError as error:
+        message = f"{field} has the key {str(error)[:80]!r} twice in one object"
+        raise _invalid("DOCUMENT_DUPLICATE_KEY", field, message) from error
+    except _NotFiniteError as error:
+        message = f"{field} has {error}, which is not JSON; send null or a number"
+        raise _invalid("DOCUMENT_NOT_FINITE", field, message) from error
+    except RecursionError:
+        # The cause would be a traceback of a thousand frames.
+        raise _too_deep(field, max_depth) from None
+    except ValueError as error:
+        raise _invalid("DOCUMENT_NOT_JSON", field, f"{field} is not JSON: {error}") from error
+    if _is_deeper(document, max_depth):
+        raise _too_deep(field, max_depth)
+    return document
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+class _NotFiniteError(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        raise _DuplicateKeyError(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return made
+
+
+def _refuse_constant(name: str) -> Never:
+    raise _NotFiniteError(name)
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise _NotFiniteError(f"the number {text[:40]}")
+    return value
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite_float
+)
+
+
+def _is_deeper(document: Any, limit: int) -> bool:
+    level: list[Any] = [document]
+    for _ in range(limit + 1):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return False
+    return True
+
+
+def _children(item: Any) -> Iterable[Any]:
+    if isinstance(item, dict):
+        return [child for child in item.values() if isinstance(child, dict | list)]
+    if isinstance(item, list):
+        return [child for child in item if isinstance(child, dict | list)]
+    return ()
+
+
+def _too_deep(field: str, max_depth: int) -> ServiceError:
+    message = f"{field} is nested deeper than {max_depth} levels"
+    return ServiceError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "DOCUMENT_TOO_DEEP",
+        message,
+        metadata={"limit": max_depth},
+        field=field,
+    )
+
+
+def _invalid(reason: str, field: str, message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field)

@@ -1,0 +1,117 @@
+"""What the services answer instead of a result: one class, one table, one place that writes trailers."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from spoolway.v1 import job_pb2
+from spoolway_providers import errors as provider_errors
+from spoolway_providers.rules import Refusal
+
+__all__ = ["DOMAIN", "ServiceError", "from_provider_error", "from_refusal"]
+
+DOMAIN = "spoolway"
+"""`domain` of every ErrorInfo."""
+
+
+class ServiceError(Exception):
+    """An error for the caller: a status code, a reason of its own, and what to do next."""
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, object] | None = None,
+        retry_after: timedelta | None = None,
+        field: str = "",
+    ) -> None:
+        """Make an error.
+
+        Args:
+            code: the gRPC status.
+            reason: UPPER_SNAKE_CASE, one for each kind of mistake.
+            message: what went wrong and what to do, for people; never a secret, a path or a traceback.
+            metadata: facts for programs, such as the limit that was passed.
+            retry_after: becomes RetryInfo.
+            field: the request's field at fault; becomes BadRequest.
+        """
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
+        self.retry_after = retry_after
+        self.field = field
+
+    def trailer(self) -> tuple[tuple[str, bytes], ...]:
+        """The trailing metadata that carries google.rpc.Status."""
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        status.details.extend(_pack(detail) for detail in self._details())
+        return (("grpc-status-details-bin", status.SerializeToString()),)
+
+    def to_proto(self) -> job_pb2.JobError:
+        """The same as an item's error."""
+        return job_pb2.JobError(
+            code=self.code.value[0], reason=self.reason, message=self.message, metadata=self.metadata
+        )
+
+    def _details(self) -> list[Message]:
+        details: list[Message] = [
+            error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
+        ]
+        if self.field:
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=self.field, description=self.message, reason=self.reason
+            )
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        if self.retry_after is not None:
+            delay = duration_pb2.Duration()
+            delay.FromTimedelta(self.retry_after)
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        return details
+
+
+_TABLE: Mapping[type[provider_errors.ProviderError], tuple[grpc.StatusCode, str]] = {
+    provider_errors.NotFound: (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+    provider_errors.Conflict: (grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
+    provider_errors.RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    provider_errors.QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+    provider_errors.TooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, "CONTENT_TOO_LARGE"),
+    provider_errors.SessionClosed: (grpc.StatusCode.ABORTED, "SESSION_CLOSED"),
+    provider_errors.CursorTooOld: (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_TOO_OLD"),
+    provider_errors.Unavailable: (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE"),
+    provider_errors.Uncertain: (grpc.StatusCode.UNAVAILABLE, "OUTCOME_UNKNOWN"),
+    provider_errors.LoginRefused: (grpc.StatusCode.UNAVAILABLE, "STORAGE_LOGIN_REFUSED"),
+    provider_errors.NotOwner: (grpc.StatusCode.UNAVAILABLE, "STORAGE_OWNED_ELSEWHERE"),
+    provider_errors.Corrupt: (grpc.StatusCode.DATA_LOSS, "DOCUMENT_CORRUPT"),
+    provider_errors.Unsupported: (grpc.StatusCode.INVALID_ARGUMENT, "NOT_SUPPORTED_BY_STORAGE"),
+}
+
+
+def from_provider_error(error: provider_errors.ProviderError) -> ServiceError:
+    """The answer for an error of a storage."""
+    code, reason = _TABLE[type(error)]
+    retry_after = getattr(error, "retry_after", None)
+    if code is grpc.StatusCode.UNAVAILABLE and retry_after is None:
+        retry_after = timedelta(seconds=1)
+    if isinstance(error, provider_errors.QueueFull):
+        retry_after = timedelta(seconds=10)
+    facts = {name: getattr(error, name) for name in ("limit", "address") if hasattr(error, name)}
+    return ServiceError(code, reason, str(error), metadata=facts, retry_after=retry_after)
+
+
+def from_refusal(refusal: Refusal) -> ServiceError:
+    """The answer for an event that the rules refuse."""
+    return ServiceError(grpc.StatusCode.FAILED_PRECONDITION, refusal.reason, refusal.message)
+
+
+def _pack(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,293 @@
+"""What clients do with jobs: submit, look, wait, watch, cancel."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import grpc
+import msgspec
+
+from spoolway_providers.errors import ProviderError, Uncertain
+from spoolway_providers.interface import Page, Query
+from spoolway_providers.model import Backend, Draft, Job, State
+from spoolway_providers.rules import Cancel
+from spoolway_server.auth import Principal
+from spoolway_server.documents import LARGE_BYTES, check_document
+from spoolway_server.errors import ServiceError, from_provider_error
+from spoolway_server.leases import Update
+from spoolway_server.ownership import own_job
+from spoolway_server.storage import Storage
+from spoolway_server.storages import Storages
+from spoolway_server.tokens import bad_token, decode_token, encode_token
+
+__all__ = ["JobRequest", "Jobs"]
+
+POSITION_LIMIT = 1001
+"""Queue positions are exact below it; it says "over 1,000"."""
+BOOKMARK_S = 15.0
+SNAPSHOT_PAGE = 500
+MAX_WATCHED = 1000
+MAX_LABELS = 32
+MAX_REQUEST_ID = 128
+MAX_PRIORITY = 100
+MAX_ATTEMPTS = 100
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A submit as it came in; names are checked, nothing else."""
+
+    backend: str
+    content: bytes
+    labels: Mapping[str, str] = {}
+    priority: int = 0
+    not_before: datetime | None = None
+    expire_at: datetime | None = None
+    max_run_time: timedelta | None = None
+    max_attempts: int = 0
+    request_id: str = ""
+    validate_only: bool = False
+
+
+class Jobs:
+    """The clients' side of the service."""
+
+    def __init__(self, storages: Storages, *, max_inline_bytes: int, max_depth: int) -> None:
+        """Work on `storages`; contents up to `max_inline_bytes` and `max_depth` levels are taken."""
+        self._storages = storages
+        self._max_inline_bytes = max_inline_bytes
+        self._max_depth = max_depth
+
+    # Submit
+
+    async def submit(self, caller: Principal, request: JobRequest) -> Job | None:
+        """Check and store one job; None if only validation was asked for."""
+        storage, draft = await self._admit(caller, request)
+        if request.validate_only:
+            return None
+        outcome = (await self._store(storage, [draft]))[0]
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
+
+    async def submit_many(
+        self, caller: Principal, requests: Sequence[JobRequest | ServiceError]
+    ) -> list[Job | ServiceError | None]:
+        """Check and store jobs, those of one storage in one commit; one answer for each, in order."""
+        outcomes: list[Job | ServiceError | None] = [None] * len(requests)
+        groups: dict[Storage, list[tuple[int, Draft]]] = {}
+        for index, request in enumerate(requests):
+            if isinstance(request, ServiceError):
+                outcomes[index] = request
+                continue
+            try:
+                storage, draft = await self._admit(caller, request)
+            except ServiceError as error:
+                outcomes[index] = error
+            except ProviderError as error:
+                outcomes[index] = from_provider_error(error)
+            else:
+                if not request.validate_only:
+                    groups.setdefault(storage, []).append((index, draft))
+        for storage, drafts in groups.items():
+            stored = await self._store(storage, [draft for _, draft in drafts])
+            for (index, _), outcome in zip(drafts, stored, strict=True):
+                outcomes[index] = outcome
+        return outcomes
+
+    async def _admit(self, caller: Principal, request: JobRequest) -> tuple[Storage, Draft]:
+        storage, backend = await self._storages.find_backend(request.backend)
+        storage.require_active()
+        _check_options(request, storage)
+        await self._check_content(storage, backend, request.content)
+        policy = storage.policy(backend.name)
+        limits = [t for t in (request.max_run_time, policy.max_run_time) if t is not None]
+        return storage, Draft(
+            backend=backend.name,
+            owner=caller.name,
+            content=request.content,
+            request_id=request.request_id,
+            labels=dict(request.labels),
+            priority=request.priority,
+            not_before=request.not_before,
+            expire_at=request.expire_at,
+            max_run_time=min(limits) if limits else None,
+            max_attempts=min(request.max_attempts or policy.max_attempts, policy.max_attempts),
+            max_queued=policy.max_queued,
+        )
+
+    async def _check_content(self, storage: Storage, backend: Backend, content: bytes) -> None:
+        job = await check_document(
+            content,
+            field="content",
+            max_bytes=min(self._max_inline_bytes, storage.provider.capabilities.max_document_bytes),
+            max_depth=self._max_depth,
+        )
+        rules = storage.rules(backend)
+        if len(content) > LARGE_BYTES:
+            await asyncio.to_thread(rules.check, job)
+        else:
+            rules.check(job)
+
+    async def _store(self, storage: Storage, drafts: Sequence[Draft]) -> list[Job | ServiceError]:
+        try:
+            outcomes = await storage.provider.submit(drafts)
+        except Uncertain as error:
+            storage.report(error)
+            # A repeat with a request id finds what was stored; without one, storing twice is worse.
+            if not all(draft.request_id for draft in drafts):
+                raise
+            outcomes = await storage.provider.submit(drafts)
+        except ProviderError as error:
+            storage.report(error)
+            raise
+        if storage.trouble:
+            storage.report(None)
+        return [from_provider_error(o) if isinstance(o, ProviderError) else o for o in outcomes]
+
+    # Look
+
+    async def get(self, caller: Principal, name: str) -> tuple[Storage, Job]:
+        """A job of the caller's."""
+        storage, key = await self._storages.find_job(name)
+        return storage, await own_job(storage, caller, key, name)
+
+    async def position(self, storage: Storage, job: Job) -> int | None:
+        """Jobs before it in the queue; POSITION_LIMIT means at least so many; None unless QUEUED."""
+        if job.state is not State.QUEUED:
+            return None
+        return await storage.provider.position(job, POSITION_LIMIT)
+
+    async def result(self, caller: Principal, name: str) -> tuple[bytes, str]:
+        """The result of a job that is DONE and its SHA-256, or the ServiceError that tells how it stands."""
+        storage, job = await self.get(caller, name)
+        if job.result is None or job.state is not State.DONE:
+            raise _no_result(job)
+        content = bytearray()
+        while len(content) < job.result.size:
+            piece = await storage.provider.read_blob(job.result, len(content))
+            if not piece:
+                raise ServiceError(
+                    grpc.StatusCode.DATA_LOSS,
+                    "RESULT_INCOMPLETE",
+                    "the result is shorter than it was; ask the operator to check the storage",
+                )
+            content += piece
+        if hashlib.sha256(content).hexdigest() != job.result.sha256:
+            raise ServiceError(
+                grpc.StatusCode.DATA_LOSS,
+                "RESULT_CHECKSUM",
+                "the result is not what was stored; ask the operator to check the storage",
+            )
+        return bytes(content), job.result.sha256
+
+    async def list_page(
+        self,
+        caller: Principal,
+        *,
+        backend: str,
+        states: Sequence[State],
+        labels: Mapping[str, str],
+        oldest_first: bool,
+        page_size: int,
+        page_token: str,
+    ) -> tuple[Sequence[Job], str]:
+        """A page of the caller's jobs and the token for the next; storage after storage."""
+        filter_hash = hashlib.sha256(
+            repr((caller.name, backend, sorted(states), sorted(labels.items()), oldest_first)).encode()
+        ).hexdigest()[:16]
+        position = decode_token(page_token, "page_token")
+        if position and position.pop("filter", None) != filter_hash:
+            raise bad_token("page_token", "it belongs to another filter; start again without it")
+        storages = self._storages.usable()
+        if backend:
+            storages = [(await self._storages.find_backend(backend))[0]]
+        at = position.get("storage", "")
+        storages = [storage for storage in storages if storage.name >= at]
+        jobs: list[Job] = []
+        cursor = position.get("cursor", "")
+        for index, storage in enumerate(storages):
+            storage.require_usable()
+            page = await self._find(
+                storage,
+                Query(
+                    backend=backend or None,
+                    owner=None if caller.sees_all else caller.name,
+                    states=tuple(states),
+                    labels=labels,
+                    newest_first=not oldest_first,
+                    limit=page_size - len(jobs),
+                    cursor=cursor,
+                ),
+            )
+            jobs += page.jobs
+            cursor = ""
+            if page.cursor:
+                token = {"storage": storage.name, "cursor": page.cursor, "filter": filter_hash}
+                return jobs, encode_token(token)
+            if len(jobs) >= page_size and index + 1 < len(storages):
+                token = {"storage": storages[index + 1].name, "cursor": "", "filter": filter_hash}
+                return jobs, encode_token(token)
+        return jobs, ""
+
+    @staticmethod
+    async def _find(storage: Storage, query: Query) -> Page:
+        try:
+            return await storage.provider.find(query)
+        except ValueError as error:
+            raise bad_token("page_token", "it is not one of this server's") from error
+
+    # Change
+
+    async def cancel(self, caller: Principal, name: str) -> Job:
+        """Cancel a job of the caller's."""
+        storage, job = await self.get(caller, name)
+        return await storage.leases.apply_one(Update(job.key, Cancel(caller.name), known=job))
+
+
+def _no_result(job: Job) -> ServiceError:
+    reasons = {State.ERROR: "JOB_ERROR", State.CANCELLED: "JOB_CANCELLED", State.EXPIRED: "JOB_EXPIRED"}
+    if job.state not in reasons:
+        message = f"the job is {job.state}: there is no result yet; wait for it with WaitJob or WatchJobs"
+        return ServiceError(
+            grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_READY", message, metadata={"state": job.state}
+        )
+    why = f": {job.error.message}" if job.error else ""
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        reasons[job.state],
+        f"the job ended {job.state} and has no result{why[:1000]}",
+        metadata={"state": job.state, "reason": job.error.reason if job.error else ""},
+    )
+
+
+def _check_options(request: JobRequest, storage: Storage) -> None:
+    if len(request.labels) > MAX_LABELS or any(
+        not 1 <= len(key) <= 64 or len(value) > 256 for key, value in request.labels.items()
+    ):
+        raise _invalid(
+            "LABELS_INVALID", "labels", "at most 32 labels; keys 1 to 64, values up to 256 characters"
+        )
+    if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
+        raise _invalid("PRIORITY_INVALID", "priority", "priority is a number from -100 to 100")
+    if request.priority and not storage.provider.capabilities.priority:
+        message = f"storage {storage.name} serves strictly first in, first out; send priority 0"
+        raise _invalid("PRIORITY_INVALID", "priority", message)
+    if not 0 <= request.max_attempts <= MAX_ATTEMPTS:
+        raise _invalid("MAX_ATTEMPTS_INVALID", "max_attempts", "max_attempts is a number from 0 to 100")
+    if len(request.request_id) > MAX_REQUEST_ID or not (
+        request.request_id.isprintable() and request.request_id.isascii()
+    ):
+        raise _invalid(
+            "REQUEST_ID_INVALID", "request_id", "a request id has up to 128 printable ASCII characters"
+        )
+    if request.max_run_time is not None and request.max_run_time <= timedelta(0):
+        raise _invalid("MAX_RUN_TIME_INVALID", "max_run_time", "max_run_time is longer than 0")
+    if request.expire_at is not None and request.expire_at <= storage.clock.now():
+        raise _invalid("EXPIRE_TIME_PAST", "expire_time", "expire_time has passed; submit with a later one")
+    if request.expire_at and request.not_before and request.expire_at <= request.not_before:
+        raise _invalid("EXPIRE_TIME_INVALID", "expire_time", "expire_time comes after not_before")
+
+
+def _invalid(reason: str, field: str, message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field)

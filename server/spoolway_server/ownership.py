@@ -1,0 +1,33 @@
+"""Whose a job is. Not there and not yours look the same."""
+
+import grpc
+
+from spoolway_providers.errors import NotFound
+from spoolway_providers.model import Job, JobKey
+from spoolway_server.auth import Principal
+from spoolway_server.errors import ServiceError
+from spoolway_server.storage import Storage
+
+__all__ = ["job_not_found", "own_job"]
+
+
+async def own_job(storage: Storage, caller: Principal, key: JobKey, name: str) -> Job:
+    """The job if it is there and the caller may see it; `name` is what the caller called it."""
+    storage.require_usable()
+    try:
+        job = await storage.provider.get(key)
+    except NotFound:
+        raise job_not_found(name) from None
+    if not caller.sees_all and job.owner != caller.name:
+        raise job_not_found(name)
+    return job
+
+
+def job_not_found(name: str) -> ServiceError:
+    """The one answer for both."""
+    return ServiceError(
+        grpc.StatusCode.NOT_FOUND,
+        "JOB_NOT_FOUND",
+        f"there is no job {name[:300]} of yours; ListJobs tells which there are",
+        field="name",
+    )

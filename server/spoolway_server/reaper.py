@@ -1,0 +1,187 @@
+"""What happens when nobody does anything: due times, silent sessions, claims that nobody accepted."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from spoolway_providers.errors import ProviderError
+from spoolway_providers.interface import Query, SessionView
+from spoolway_providers.model import Job, State
+from spoolway_providers.rules import Due, SessionGone, Withdraw
+from spoolway_server.leases import Update
+
+if TYPE_CHECKING:
+    from spoolway_server.storage import Storage
+
+__all__ = ["Reaper"]
+
+_log = structlog.get_logger(__name__)
+
+BUSY_LOOK_S = 2.0
+"""Between two looks while any session holds a job."""
+IDLE_LOOK_S = 15.0
+"""Between two looks while none does: the safety net beneath what other processes leave behind."""
+ORPHAN_PATIENCE_S = 2.0
+"""A job must be seen orphaned for so long: a hello under way closes the old session before it takes over."""
+CLAIM_PATIENCE_S = 10.0
+"""A job seen CLAIMED by one token for so long is withdrawn, whoever claimed it."""
+IDLE_SESSION_LIMIT = timedelta(minutes=25)
+"""A session that holds nothing renews each 10 minutes; one silent for so long is a ghost."""
+STALL_S = 5.0
+"""A look that comes so much too late says that this process slept: what it saw before does not count."""
+BATCH = 500
+
+
+class _Seen(msgspec.Struct):
+    what: object
+    since: float
+
+
+class Reaper:
+    """One a storage and process; any number of them may work on one storage.
+
+    It never compares clocks: a session is closed when *this* process saw its beat unchanged for the
+    session's silence limit on its own monotonic clock while the storage answered throughout. An outage or
+    a pause of this process therefore is an amnesty for all.
+    """
+
+    def __init__(self, storage: "Storage") -> None:
+        """Idle until `run`."""
+        self._storage = storage
+        self._provider = storage.provider
+        self._clock = storage.clock
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._next_due: datetime | None = None
+        self._busy = False
+        self._wake = asyncio.Event()
+        self._look_s = IDLE_LOOK_S
+
+    def note_due(self, due_at: datetime) -> None:
+        """A job with a due time was committed."""
+        if self._next_due is None or due_at < self._next_due:
+            self._next_due = due_at
+            self._wake.set()
+
+    def note_work(self) -> None:
+        """A session of this process holds something: look more often."""
+        if not self._busy:
+            self._busy = True
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Look, act, sleep until something is due; for ever."""
+        await self._storage.opened.wait()
+        looked_at = self._clock.monotonic()
+        while True:
+            try:
+                if self._clock.monotonic() - looked_at > self._look_s + STALL_S:
+                    self._seen.clear()
+                looked_at = self._clock.monotonic()
+                await self.look()
+            except ProviderError as error:
+                self._storage.report(error)
+                self._seen.clear()
+            except Exception:  # noqa: BLE001  # the loop is the storage's recovery: whatever happened, it goes on
+                _log.exception("reaper failed", storage=self._storage.name)
+                self._seen.clear()
+            await self._sleep()
+
+    async def look(self) -> None:
+        """One look at everything; a test may call it by itself."""
+        await self._apply_due()
+        views = await self._provider.sessions()
+        await self._close_silent(views)
+        await self._sweep_orphans()
+        await self._withdraw_unaccepted()
+        self._busy = any(view.leases for view in views)
+        limits = [view.session.silence_limit.total_seconds() / 4 for view in views if view.leases]
+        self._look_s = min([BUSY_LOOK_S, *limits]) if self._busy else IDLE_LOOK_S
+        self._next_due = await self._provider.next_due()
+
+    async def _sleep(self) -> None:
+        self._wake.clear()
+        timeout = self._look_s
+        if self._next_due is not None:
+            left = (self._next_due - self._clock.now()).total_seconds()
+            timeout = min(timeout, max(left, 0.01))
+        if self._busy:
+            timeout = min(timeout, BUSY_LOOK_S)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _apply_due(self) -> None:
+        while True:
+            page = await self._provider.find(Query(due_before=self._clock.now(), limit=BATCH))
+            if not page.jobs:
+                return
+            await self._storage.leases.apply([Update(job.key, Due(), known=job) for job in page.jobs])
+            if len(page.jobs) < BATCH:
+                return
+
+    async def _close_silent(self, views: list[SessionView]) -> None:
+        for view in views:
+            session = view.session
+            limit = session.silence_limit if view.leases else IDLE_SESSION_LIMIT
+            # Leases that come and go restart the count: only an unbroken silence in work counts.
+            what = (session.beat, bool(view.leases))
+            if self._unchanged_for(("session", session.id), what) < limit.total_seconds():
+                continue
+            reason = session.reason or "SPOOLER_SILENT"
+            if await self._provider.close_session(session.id, session.beat, reason):
+                _log.warning("session closed", session=session.id, spooler=session.spooler_id, reason=reason)
+                await self.sweep_session(session.id, reason)
+        self._forget("session", {view.session.id for view in views})
+
+    async def sweep_session(self, session_id: str, reason: str) -> None:
+        """Take back the jobs of a session that is closed."""
+        page = await self._provider.find(Query(session=session_id, limit=BATCH))
+        await self._take_back(page.jobs, reason)
+
+    async def _sweep_orphans(self) -> None:
+        page = await self._provider.find(Query(orphaned=True, limit=BATCH))
+        ripe: list[Job] = []
+        for job in page.jobs:
+            token = job.holder.token if job.holder else ""
+            if self._unchanged_for(("orphan", str(job.key)), token) >= ORPHAN_PATIENCE_S:
+                ripe.append(job)
+        self._forget("orphan", {str(job.key) for job in page.jobs})
+        await self._take_back(ripe, "its session is closed")
+
+    async def _take_back(self, jobs: Iterable[Job], reason: str) -> None:
+        updates = [
+            Update(job.key, SessionGone(job.holder.session, reason), known=job) for job in jobs if job.holder
+        ]
+        if updates:
+            _log.info("jobs taken back", storage=self._storage.name, jobs=len(updates), reason=reason)
+            await self._storage.leases.apply(updates)
+
+    async def _withdraw_unaccepted(self) -> None:
+        page = await self._provider.find(Query(states=(State.CLAIMED,), limit=BATCH))
+        updates: list[Update] = []
+        for job in page.jobs:
+            token = job.holder.token if job.holder else ""
+            if self._unchanged_for(("claim", str(job.key)), token) >= CLAIM_PATIENCE_S:
+                updates.append(Update(job.key, Withdraw(token, "not accepted in time"), known=job))
+        self._forget("claim", {str(job.key) for job in page.jobs})
+        if updates:
+            await self._storage.leases.apply(updates)
+
+    def _unchanged_for(self, subject: tuple[str, str], what: object) -> float:
+        """Seconds for which this process has seen `subject` be `what`."""
+        now = self._clock.monotonic()
+        seen = self._seen.get(subject)
+        if seen is None or seen.what != what:
+            self._seen[subject] = _Seen(what, now)
+            return 0.0
+        return now - seen.since
+
+    def _forget(self, kind: str, present: set[str]) -> None:
+        for subject in [s for s in self._seen if s[0] == kind and s[1] not in present]:
+            del self._seen[subject]

@@ -1,0 +1,297 @@
+"""JobService: translates, calls, translates."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import datetime, timedelta
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from spoolway.v1 import job_pb2, job_service_pb2_grpc
+from spoolway.v1 import job_service_pb2 as pb
+from spoolway_providers.model import State
+from spoolway_providers.rules import Release
+from spoolway_server.auth import Authenticator, Principal
+from spoolway_server.backends import Backends
+from spoolway_server.errors import ServiceError
+from spoolway_server.interceptor import Context
+from spoolway_server.jobs import JobRequest, Jobs
+from spoolway_server.leases import Update
+from spoolway_server.names import backend_name, lease_token, resource_id
+from spoolway_server.services.lease_updates import complete_update, fail_event, leased_key
+from spoolway_server.services.spooler_stream import SpoolerStream
+from spoolway_server.services.unary_spoolers import UnarySpoolers
+from spoolway_server.spoolers import Spoolers
+from spoolway_server.storages import Storages
+from spoolway_server.translate import (
+    etag,
+    job_to_proto,
+    reason_to_proto,
+    state_from_proto,
+    state_to_proto,
+    status_to_proto,
+    time_from,
+    timedelta_from,
+)
+from spoolway_server.watching import Watching
+
+__all__ = ["JobService"]
+
+
+DEFAULT_WAIT_S = 30.0
+LONGEST_WAIT_S = 60.0
+DEFAULT_PAGE = 50
+LONGEST_PAGE = 1000
+
+
+class JobService(job_service_pb2_grpc.JobServiceServicer):
+    """The calls of clients and spoolers; the proto's comments say what each does."""
+
+    def __init__(
+        self,
+        *,
+        storages: Storages,
+        jobs: Jobs,
+        watching: Watching,
+        backends: Backends,
+        spoolers: Spoolers,
+        authenticator: Authenticator,
+        max_inline_bytes: int,
+        max_batch: int,
+    ) -> None:
+        """Translate for these."""
+        self._storages = storages
+        self._jobs = jobs
+        self._watching = watching
+        self._backends = backends
+        self._spoolers = spoolers
+        self._unary = UnarySpoolers(spoolers)
+        self._caller = authenticator.authenticate
+        self._max_inline_bytes = max_inline_bytes
+        self._max_batch = max_batch
+
+    # Clients
+
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
+        caller = self._caller(context)
+        job = await self._jobs.submit(caller, _job_request(request))
+        return pb.SubmitJobResponse(job=job_to_proto(job) if job else _validated(caller, request))
+
+    async def SubmitJobs(self, request: pb.SubmitJobsRequest, context: Context) -> pb.SubmitJobsResponse:
+        caller = self._caller(context)
+        if len(request.requests) > self._max_batch:
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "BATCH_TOO_LARGE",
+                f"{len(request.requests)} jobs; a batch has at most {self._max_batch}: send several",
+                metadata={"limit": self._max_batch},
+                field="requests",
+            )
+        parsed = [_job_request_or_error(one) for one in request.requests]
+        outcomes = await self._jobs.submit_many(caller, parsed)
+        response = pb.SubmitJobsResponse()
+        for one, outcome in zip(request.requests, outcomes, strict=True):
+            if isinstance(outcome, ServiceError):
+                response.outcomes.add(error=outcome.to_proto())
+            else:
+                response.outcomes.add(job=job_to_proto(outcome) if outcome else _validated(caller, one))
+        return response
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        storage, job = await self._jobs.get(self._caller(context), request.name)
+        position = await self._jobs.position(storage, job)
+        return pb.GetJobResponse(job=job_to_proto(job), queue_position=position)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        storage, job = await self._jobs.get(self._caller(context), request.name)
+        if request.etag == etag(job):
+            return pb.GetStatusResponse(unchanged=True, etag=etag(job))
+        return pb.GetStatusResponse(
+            etag=etag(job),
+            status=status_to_proto(job),
+            state=state_to_proto(job.state),
+            reason=reason_to_proto(job.reason),
+            queue_position=await self._jobs.position(storage, job),
+            backend_paused=storage.policy(job.key.backend).paused,
+            stage=job.stage,
+            fraction=job.fraction,
+        )
+
+    async def WaitJob(self, request: pb.WaitJobRequest, context: Context) -> pb.WaitJobResponse:
+        timeout_s = _wait_s(request.timeout if request.HasField("timeout") else None, "timeout")
+        job = await self._watching.wait(self._caller(context), request.name, request.etag, timeout_s)
+        return pb.WaitJobResponse(job=job_to_proto(job))
+
+    async def WatchJobs(
+        self, request: pb.WatchJobsRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchJobsResponse, None]:
+        backend = backend_name(request.backend) if request.backend else ""
+        events = self._watching.watch(self._caller(context), request.names, backend, request.resume_token)
+        async for event in events:
+            yield pb.WatchJobsResponse(
+                jobs=[job_to_proto(job) for job in event.jobs],
+                deleted=[str(key) for key in event.deleted],
+                resume_token=event.resume_token,
+                snapshot=event.snapshot,
+                snapshot_complete=event.snapshot_complete,
+            )
+
+    async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
+        content, sha256 = await self._jobs.result(self._caller(context), request.name)
+        return pb.GetResultResponse(content=content, sha256=sha256)
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        jobs, next_token = await self._jobs.list_page(
+            self._caller(context),
+            backend=backend_name(request.backend) if request.backend else "",
+            states=[_state(number) for number in request.states],
+            labels=dict(request.labels),
+            oldest_first=request.oldest_first,
+            page_size=page_size(request.page_size),
+            page_token=request.page_token,
+        )
+        return pb.ListJobsResponse(jobs=[job_to_proto(job) for job in jobs], next_page_token=next_token)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
+        job = await self._jobs.cancel(self._caller(context), request.name)
+        return pb.CancelJobResponse(job=job_to_proto(job))
+
+    async def ListBackends(
+        self, request: pb.ListBackendsRequest, context: Context
+    ) -> pb.ListBackendsResponse:
+        self._caller(context)
+        backends, unreachable = await self._backends.list_all()
+        return pb.ListBackendsResponse(backends=backends, unreachable_storages=unreachable)
+
+    async def GetBackend(self, request: pb.GetBackendRequest, context: Context) -> pb.GetBackendResponse:
+        self._caller(context)
+        backend = await self._backends.get(backend_name(request.name, field="name"))
+        return pb.GetBackendResponse(backend=backend)
+
+    # Spoolers
+
+    async def StreamNextJobs(
+        self, request_iterator: AsyncIterator[pb.StreamNextJobsRequest], context: Context
+    ) -> AsyncGenerator[pb.StreamNextJobsResponse, None]:
+        stream = SpoolerStream(self._spoolers, self._caller(context), self._max_inline_bytes)
+        async for response in stream.run(request_iterator):
+            yield response
+
+    async def NextJob(self, request: pb.NextJobRequest, context: Context) -> pb.NextJobResponse:
+        return await self._unary.next_job(
+            self._caller(context),
+            spooler_id=resource_id(request.spooler_id, field="spooler_id"),
+            instance_id=resource_id(request.instance_id, field="instance_id"),
+            backends=[backend_name(name, field="backends") for name in request.backends],
+            session_id=lease_token(request.session, field="session") if request.session else "",
+            wait_s=_wait_s(
+                request.wait_timeout if request.HasField("wait_timeout") else None, "wait_timeout"
+            ),
+        )
+
+    async def CompleteJob(self, request: pb.CompleteJobRequest, context: Context) -> pb.CompleteJobResponse:
+        self._caller(context)
+        key, token = leased_key(request.job), lease_token(request.lease_token)
+        update = await complete_update(key, token, request.result, self._max_inline_bytes)
+        return pb.CompleteJobResponse(job=await self._apply(update))
+
+    async def FailJob(self, request: pb.FailJobRequest, context: Context) -> pb.FailJobResponse:
+        self._caller(context)
+        token = lease_token(request.lease_token)
+        update = Update(leased_key(request.job), fail_event(token, request.fail))
+        return pb.FailJobResponse(job=await self._apply(update))
+
+    async def ReleaseJob(self, request: pb.ReleaseJobRequest, context: Context) -> pb.ReleaseJobResponse:
+        self._caller(context)
+        event = Release(lease_token(request.lease_token), request.reason)
+        return pb.ReleaseJobResponse(job=await self._apply(Update(leased_key(request.job), event)))
+
+    async def ExtendLeases(
+        self, request: pb.ExtendLeasesRequest, context: Context
+    ) -> pb.ExtendLeasesResponse:
+        caller = self._caller(context)
+        session_id = lease_token(request.session, field="session")
+        return await self._unary.extend(caller, session_id, request.leases)
+
+    async def RegisterBackend(
+        self, request: pb.RegisterBackendRequest, context: Context
+    ) -> pb.RegisterBackendResponse:
+        self._caller(context)
+        backend = await self._backends.register(
+            backend_name(request.backend), request.config, request.etag, request.storage
+        )
+        return pb.RegisterBackendResponse(backend=backend)
+
+    async def _apply(self, update: Update) -> job_pb2.Job:
+        storage, _ = await self._storages.find_backend(update.key.backend)
+        storage.require_usable()
+        return job_to_proto(await storage.leases.apply_one(update))
+
+
+def page_size(size: int) -> int:
+    """The contract's page sizes: 0 is 50, above 1,000 is 1,000."""
+    if size < 0:
+        raise _invalid("PAGE_SIZE_INVALID", "page_size", "page_size is a number from 0 up")
+    return min(size or DEFAULT_PAGE, LONGEST_PAGE)
+
+
+def _job_request(request: pb.SubmitJobRequest) -> JobRequest:
+    return JobRequest(
+        backend=backend_name(request.backend),
+        content=request.content,
+        labels=dict(request.labels),
+        priority=request.priority,
+        not_before=_time(request.not_before, "not_before") if request.HasField("not_before") else None,
+        expire_at=_time(request.expire_time, "expire_time") if request.HasField("expire_time") else None,
+        max_run_time=_length(request.max_run_time, "max_run_time")
+        if request.HasField("max_run_time")
+        else None,
+        max_attempts=request.max_attempts,
+        request_id=request.request_id,
+        validate_only=request.validate_only,
+    )
+
+
+def _job_request_or_error(request: pb.SubmitJobRequest) -> JobRequest | ServiceError:
+    try:
+        return _job_request(request)
+    except ServiceError as error:
+        return error
+
+
+def _validated(caller: Principal, request: pb.SubmitJobRequest) -> job_pb2.Job:
+    return job_pb2.Job(backend=request.backend, owner=caller.name, content_bytes=len(request.content))
+
+
+def _state(number: int) -> State:
+    state = state_from_proto(number)
+    if state is None:
+        raise _invalid("STATE_INVALID", "states", f"{number} is no state that a job can be in")
+    return state
+
+
+def _time(message: Timestamp, field: str) -> datetime:
+    try:
+        return time_from(message)
+    except (ValueError, OverflowError) as error:
+        raise _invalid("TIME_INVALID", field, f"{field} is no valid time") from error
+
+
+def _length(message: Duration, field: str) -> timedelta:
+    try:
+        length = timedelta_from(message)
+    except (ValueError, OverflowError) as error:
+        raise _invalid("DURATION_INVALID", field, f"{field} is no valid duration") from error
+    if abs(length) > timedelta(days=3650):
+        raise _invalid("DURATION_INVALID", field, f"{field} is longer than ten years")
+    return length
+
+
+def _wait_s(message: Duration | None, field: str) -> float:
+    if message is None:
+        return DEFAULT_WAIT_S
+    return min(max(_length(message, field).total_seconds(), 0.0), LONGEST_WAIT_S)
+
+
+def _invalid(reason: str, field: str, message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field)

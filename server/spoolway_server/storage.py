@@ -1,0 +1,270 @@
+"""One storage at work: its provider, kept open, and health, wake-ups, dispatchers and reaper around it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import structlog
+
+from spoolway_providers.errors import LoginRefused, NotFound, NotOwner, ProviderError, Unavailable
+from spoolway_providers.interface import Claimed, Hints, Provider
+from spoolway_providers.model import Backend, JobKey, Policy, State
+from spoolway_providers.rules import Withdraw
+from spoolway_server.admission import JobRules, read_config
+from spoolway_server.clock import Clock
+from spoolway_server.dispatcher import Dispatcher
+from spoolway_server.documents import parse_document
+from spoolway_server.errors import ServiceError
+from spoolway_server.feed import Feed
+from spoolway_server.leases import Leases, Update
+from spoolway_server.reaper import Reaper
+from spoolway_server.sessions import Session
+
+__all__ = ["Storage"]
+
+_log = structlog.get_logger(__name__)
+
+BACKENDS_FRESH_S = 2.0
+"""How long a read of the backends serves, so that another process's change is seen within it."""
+POLL_MAX_S = 30.0
+POLL_MAX_WITHOUT_WAKES_S = 5.0
+REOPEN_MAX_S = 30.0
+
+
+class Storage:
+    """One storage of this process. Trouble stays in it: its calls fail fast, and it recovers by itself."""
+
+    def __init__(
+        self,
+        name: str,
+        type_name: str,
+        provider: Provider,
+        *,
+        policy: Policy,
+        clock: Clock,
+        description: str = "",
+        active: bool = True,
+    ) -> None:
+        """Put the parts together; `start` sets them going.
+
+        Args:
+            name: as configured.
+            type_name: name of the provider type.
+            provider: not yet open; this object opens and closes it.
+            policy: for backends whose operators have set none.
+            clock: the machine's clocks.
+            description: for people.
+            active: takes submits and gives jobs.
+        """
+        self.name = name
+        self.type_name = type_name
+        self.provider = provider
+        self.description = description
+        self.active = active
+        self.trouble = "not opened yet"
+        self.clock = clock
+        self.feed = Feed(provider)
+        self.leases = Leases(self)
+        self.reaper = Reaper(self)
+        self.opened = asyncio.Event()
+        self._default_policy = policy
+        self._backends: dict[str, Backend] = {}
+        self._backends_read_at = float("-inf")
+        self._rules: dict[str, tuple[str, JobRules]] = {}
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._withdrawals: set[asyncio.Task[None]] = set()
+        self.on_health_change: Callable[[], None] = lambda: None
+
+    # Life
+
+    async def start(self) -> None:
+        """Open the provider and set the loops going; what can't be opened is tried again and again."""
+        try:
+            await self._open()
+        except ProviderError as error:
+            self.report(error)
+        self._spawn(self._keep_open())
+        self._spawn(self._listen())
+        self._spawn(self.feed.run())
+        self._spawn(self.reaper.run())
+
+    async def stop(self) -> None:
+        """End the loops and close the provider."""
+        for dispatcher in self._dispatchers.values():
+            dispatcher.stop()
+        running = [*self._tasks, *self._withdrawals]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self.provider.close()
+
+    def report(self, error: ProviderError | None) -> None:
+        """Tell how the last call went; None: well. Turns the storage's health."""
+        trouble = "" if error is None else str(error) or type(error).__name__
+        if bool(trouble) != bool(self.trouble):
+            _log.warning("storage health", storage=self.name, serving=not trouble, trouble=trouble)
+        changed = trouble != self.trouble
+        self.trouble = trouble
+        if changed:
+            self.on_health_change()
+
+    def require_usable(self) -> None:
+        """Raise ServiceError at once if calls would fail."""
+        if not self.opened.is_set():
+            raise ServiceError(
+                grpc.StatusCode.UNAVAILABLE,
+                "STORAGE_UNAVAILABLE",
+                f"storage {self.name} can't be reached: {self.trouble}",
+                metadata={"storage": self.name},
+                retry_after=timedelta(seconds=1),
+            )
+
+    def require_active(self) -> None:
+        """Raise ServiceError if it takes no new jobs."""
+        self.require_usable()
+        if not self.active:
+            raise ServiceError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "STORAGE_INACTIVE",
+                f"storage {self.name} is inactive: it takes no jobs until an operator activates it",
+                metadata={"storage": self.name},
+            )
+
+    # Backends
+
+    async def backends(self, *, fresh: bool = False) -> dict[str, Backend]:
+        """All backends by name, at most 2 s old; `fresh` reads them now."""
+        self.require_usable()
+        if fresh or self.clock.monotonic() - self._backends_read_at > BACKENDS_FRESH_S:
+            listed = await self.provider.backends()
+            self._backends = {backend.name: backend for backend in listed}
+            self._backends_read_at = self.clock.monotonic()
+        return self._backends
+
+    async def backend(self, name: str) -> Backend:
+        """One backend. Raises NotFound."""
+        known = await self.backends()
+        if name not in known:
+            known = await self.backends(fresh=True)
+        if name not in known:
+            raise NotFound(f"storage {self.name} has no backend {name}")
+        return known[name]
+
+    def note_backend(self, backend: Backend) -> None:
+        """A backend was just written by this process."""
+        self._backends[backend.name] = backend
+
+    def policy(self, backend: str) -> Policy:
+        """The policy in force, as last read."""
+        known = self._backends.get(backend)
+        return (known and known.policy) or self._default_policy
+
+    def rules(self, backend: Backend) -> JobRules:
+        """What the backend's config demands of jobs; compiled once a version."""
+        cached = self._rules.get(backend.name)
+        if cached is None or cached[0] != backend.config_etag:
+            parsed = parse_document(backend.config, field="config")
+            cached = (backend.config_etag, read_config(parsed))
+            self._rules[backend.name] = cached
+        return cached[1]
+
+    def dispatcher(self, backend: str) -> Dispatcher:
+        """The one dispatcher of a backend in this process."""
+        if backend not in self._dispatchers:
+            self._dispatchers[backend] = Dispatcher(self, backend)
+        return self._dispatchers[backend]
+
+    @property
+    def poll_max_s(self) -> float:
+        """The longest interval of the polls beneath wake-ups."""
+        return POLL_MAX_S if self.provider.capabilities.wakes else POLL_MAX_WITHOUT_WAKES_S
+
+    def wake(self, hints: Hints | None) -> None:
+        """Pass hints on; None: look at everything."""
+        queued = self._dispatchers if hints is None or hints.queued is None else hints.queued
+        for backend in queued:
+            if backend in self._dispatchers:
+                self._dispatchers[backend].wake()
+        if hints is None or hints.changed:
+            self.feed.notify()
+
+    # Acceptance
+
+    def expect_accept(self, session: Session, claimed: Sequence[Claimed]) -> None:
+        """Take back what `session` does not accept within its accept timeout."""
+        self.reaper.note_work()
+        if not session.has_stream:
+            return
+        tokens = [(one.job.key, one.job.holder.token) for one in claimed if one.job.holder]
+        delay_s = session.accept_timeout.total_seconds()
+        asyncio.get_running_loop().call_later(delay_s, self._check_accepted, session, tokens)
+
+    def _check_accepted(self, session: Session, tokens: Sequence[tuple[JobKey, str]]) -> None:
+        known = [(session.known(key, token), token) for key, token in tokens]
+        late = [(job, token) for job, token in known if job is not None and job.state is State.CLAIMED]
+        if not late:
+            return
+        _log.warning(
+            "not accepted in time", spooler=session.spooler_id, jobs=[str(job.key) for job, _ in late]
+        )
+        session.penalise()
+        reason = f"{session.spooler_id} did not accept it in time"
+        updates = [Update(job.key, Withdraw(token, reason), known=job) for job, token in late]
+        task = asyncio.create_task(self._apply_withdrawals(updates))
+        self._withdrawals.add(task)
+        task.add_done_callback(self._withdrawals.discard)
+
+    async def _apply_withdrawals(self, updates: Sequence[Update]) -> None:
+        # What fails here the reaper withdraws later.
+        await self.leases.apply(updates)
+
+    # Loops
+
+    def _spawn(self, loop: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(loop))
+
+    async def _open(self) -> None:
+        await self.provider.open()
+        self.opened.set()
+        self.report(None)
+        findings = await self.provider.repair()
+        if findings:
+            _log.info("repaired", storage=self.name, findings=len(findings), first=findings[0].kind)
+
+    async def _keep_open(self) -> None:
+        """Open what is not open; look after what is in trouble until it answers again."""
+        delay = 0.5
+        while True:
+            if not self.trouble:
+                delay = 0.5
+            await asyncio.sleep(delay)
+            if not self.trouble:
+                continue
+            delay = min(delay * 2, REOPEN_MAX_S)
+            try:
+                if self.opened.is_set():
+                    await self.provider.backends()
+                    self.report(None)
+                else:
+                    await self._open()
+                self.wake(None)
+            except (Unavailable, LoginRefused, NotOwner) as error:
+                self.report(error)
+            except ProviderError as error:
+                self.report(error)
+                _log.error("storage can't be used", storage=self.name, error=str(error))
+
+    async def _listen(self) -> None:
+        """Wait for hints and pass them on."""
+        await self.opened.wait()
+        while True:
+            try:
+                hints = await self.provider.wait(timedelta(seconds=self.poll_max_s))
+            except ProviderError as error:
+                self.report(error)
+                await asyncio.sleep(1)
+                continue
+            self.wake(hints)
