@@ -20,6 +20,43 @@ $(VENV)/.ready: pyproject.toml clients/pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
 	@touch $@
 
+run: $(VENV)/.ready ## Show the main job: a server, a spooler, a Rabi scan, its curve
+	@$(BIN)/spoolway demo
+
+serve: $(VENV)/.ready ## Keep the service up on 127.0.0.1:50061, its data in ./spoolway.sqlite
+	@$(BIN)/spoolway serve
+
+test: $(VENV)/.ready ## Run the tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.ready proto-check ## ruff, mypy strict, import-linter, buf, fresh stubs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/mypy examples tests
+	@$(BIN)/lint-imports --config pyproject.toml
+
+check: lint test ## lint and test
+
+format: $(VENV)/.ready ## Format and mend what can be mended by itself
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/buf format -w proto
+
+dist: $(VENV)/.ready ## Build both wheels and sdists, and try them in bare environments
+	@rm -rf dist && mkdir -p dist
+	@$(BIN)/python -m build --outdir dist clients
+	@$(BIN)/python -m build --outdir dist .
+	@sh tests/packaging/install.sh
+
+client-protobuf6: ## Run the client's tests with protobuf 6
+	@sh tests/packaging/protobuf6.sh
+
+clean: ## Remove what was built; the environments stay
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help run serve test lint check format dist client-protobuf6 clean proto proto-check
+
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto
 	@# The last generator whose code runs with protobuf 6 and 7; it can't live beside the current grpcio.
@@ -28,8 +65,8 @@ $(VENV)/.ready: pyproject.toml clients/pyproject.toml constraints.txt
 
 proto: .venv-proto/.ready ## Generate the stubs in clients/spoolway/v1
 	@mkdir -p $(STUBS)/spoolway/v1
-	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -I proto --python_out=$(STUBS) --mypy_out=$(STUBS) $(PROTOS)
-	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) $(SERVICES)
+	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -I proto --python_out=$(STUBS) --mypy_out=quiet:$(STUBS) $(PROTOS)
+	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) $(SERVICES)
 	@echo '"""Generated from proto/spoolway/v1 by `make proto`; do not edit."""' > $(STUBS)/spoolway/v1/__init__.py
 
 proto-check: .venv-proto/.ready $(VENV)/.ready ## Check that the stubs are fresh and the contract only grows

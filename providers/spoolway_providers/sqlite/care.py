@@ -1,17 +1,23 @@
 """Sweeping what is too old, and trying whether the storage works."""
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from time import perf_counter
+from typing import Any
 
-from spoolway_providers.errors import ProviderError
+from spoolway_providers.errors import Conflict, NotFound, ProviderError
 from spoolway_providers.interface import RETENTION, Finding, Step
+from spoolway_providers.model import new_token
 from spoolway_providers.sqlite.blobs import drop_blobs
 from spoolway_providers.sqlite.documents import to_microseconds
-from spoolway_providers.sqlite.writer import Transaction
+from spoolway_providers.sqlite.writer import Transaction, one_by_one
 
-__all__ = ["ProbeSteps", "probe_read", "probe_remove", "probe_update", "probe_write", "repair"]
+__all__ = ["Ask", "probe", "repair"]
+
+Ask = Callable[[Callable[..., Any], Any], Awaitable[Any]]
+"""Has an operation served, with its argument."""
 
 
 def repair(transaction: Transaction, limit: int) -> list[Finding]:
@@ -45,3 +51,67 @@ def _sweep_tombstones(connection: sqlite3.Connection, before: int, limit: int) -
     if newest is not None:
         connection.execute("DELETE FROM tombstones WHERE change <= ?", (newest,))
         connection.execute("UPDATE meta SET swept = ?", (newest,))
+
+
+async def probe(write: Ask, read: Ask) -> list[Step]:
+    """Write, read back, race and remove one row; see the interface."""
+    probe_id = new_token()
+
+    async def race() -> None:
+        answers = await asyncio.gather(
+            write(_move_probe, probe_id), write(_move_probe, probe_id), return_exceptions=True
+        )
+        losers = [answer for answer in answers if isinstance(answer, Conflict)]
+        if len(losers) != 1:
+            raise Conflict(f"of two conditional writes {2 - len(losers)} won")
+
+    tries: list[tuple[str, Callable[[], Awaitable[Any]], str]] = [
+        ("write", lambda: write(_write_probe, probe_id), "is the disk full, or read-only?"),
+        ("read_back", lambda: read(_read_probe, probe_id), "is the file on a network file system?"),
+        ("conditional_write_race", race, "is the file on a network file system?"),
+        ("delete", lambda: write(_remove_probe, probe_id), "is the disk full, or read-only?"),
+    ]
+    steps: list[Step] = []
+    for name, attempt, advice in tries:
+        steps.append(await _try(name, attempt, advice))
+        if not steps[-1].ok:
+            break
+    return steps
+
+
+async def _try(name: str, attempt: Callable[[], Awaitable[Any]], advice: str) -> Step:
+    started_at = perf_counter()
+    try:
+        await attempt()
+    except ProviderError as error:
+        return Step(name, ok=False, elapsed=_since(started_at), advice=f"{error}; {advice}")
+    return Step(name, ok=True, elapsed=_since(started_at))
+
+
+def _since(started_at: float) -> timedelta:
+    return timedelta(seconds=perf_counter() - started_at)
+
+
+@one_by_one
+def _write_probe(transaction: Transaction, probe_id: str) -> None:
+    transaction.connection.execute("DELETE FROM probes")
+    transaction.connection.execute("INSERT INTO probes(id, revision) VALUES (?, 1)", (probe_id,))
+
+
+@one_by_one
+def _move_probe(transaction: Transaction, probe_id: str) -> None:
+    moved = transaction.connection.execute(
+        "UPDATE probes SET revision = 2 WHERE id = ? AND revision = 1", (probe_id,)
+    ).rowcount
+    if not moved:
+        raise Conflict("somebody else was first")
+
+
+@one_by_one
+def _remove_probe(transaction: Transaction, probe_id: str) -> None:
+    transaction.connection.execute("DELETE FROM probes WHERE id = ?", (probe_id,))
+
+
+def _read_probe(connection: sqlite3.Connection, probe_id: str) -> None:
+    if connection.execute("SELECT 1 FROM probes WHERE id = ?", (probe_id,)).fetchone() is None:
+        raise NotFound("what was written is not there")
