@@ -43,6 +43,9 @@ format: $(VENV)/.ready ## Format and mend what can be mended by itself
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/buf format -w proto
 
+bench: $(VENV)/.ready ## Measure against two floors, in 12 minutes; QUICK=1: in 50 s, less exact
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
+
 dist: $(VENV)/.ready ## Build both wheels and sdists, and try them in bare environments
 	@rm -rf dist && mkdir -p dist
 	@$(BIN)/python -m build --outdir dist clients
@@ -52,10 +55,13 @@ dist: $(VENV)/.ready ## Build both wheels and sdists, and try them in bare envir
 client-protobuf6: ## Run the client's tests with protobuf 6
 	@sh tests/packaging/protobuf6.sh
 
+release-contract: $(VENV)/.ready ## At a release: what the breaking-change check compares with from now on
+	@$(BIN)/buf build proto -o proto/released.binpb
+
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help run serve test lint check format dist client-protobuf6 clean proto proto-check
+.PHONY: release-contract help run serve test bench lint check format dist client-protobuf6 clean proto proto-check
 
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto

@@ -91,7 +91,7 @@ class Backend:
             **{key: value for key, value in config.items() if key not in _RENAMED},
             "backend_name": f"{self.storage}_{self.name}_{kind}",
             "display_name": config.get("display_name", self.name),
-            "basis_gates": [gate["name"] for gate in config.get("gates", ()) if "name" in gate],
+            "basis_gates": _gate_names(config.get("gates")),
         }
         words.update({_RENAMED[key]: config[key] for key in _RENAMED if key in config})
         return words
@@ -125,6 +125,12 @@ def _config(raw: bytes) -> dict[str, Any]:
         return {}
     is_signed = config.keys() == {"header", "payload", "signature"} and isinstance(config["payload"], dict)
     return config["payload"] if is_signed else config
+
+
+def _gate_names(gates: Any) -> list[str]:
+    if not isinstance(gates, list):
+        return []
+    return [gate["name"] for gate in gates if isinstance(gate, dict) and "name" in gate]
 
 
 def _policy(policy: pb.BackendPolicy) -> BackendPolicy:

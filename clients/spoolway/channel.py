@@ -1,6 +1,7 @@
 """The one seam to gRPC: how a channel is opened, a call made, a stream read and written."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -176,6 +177,11 @@ class Connection:
         except (aio.AioRpcError, asyncio.InvalidStateError):
             return False
         return True
+
+    async def finish_writing(self, call: WorkCall) -> None:
+        """Close our side of the stream; the server then ends it."""
+        with contextlib.suppress(aio.AioRpcError, aio.InternalError, asyncio.InvalidStateError):
+            await call.done_writing()
 
     async def close(self) -> None:
         """Close the channel; calls still under way are cancelled."""

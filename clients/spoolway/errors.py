@@ -37,10 +37,7 @@ from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import (  # type: ignore[import-untyped] # it has stubs, but no py.typed
-    error_details_pb2,
-    status_pb2,
-)
+from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
 __all__ = [

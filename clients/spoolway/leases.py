@@ -9,8 +9,9 @@ __all__ = ["LeaseClock"]
 class LeaseClock:
     """Tells whether the leases of this session are sure, by this machine's clock alone.
 
-    They last `ttl` from the moment at which the last acknowledged sign of life was *sent*. The server counts
-    from when it saw the sign, and adds a grace: so the spooler always knows first, and no clocks are compared.
+    They last `ttl` from the moment at which the last acknowledged sign of life was *sent*. The server
+    counts from when it saw the sign, and adds a grace: so the spooler always knows first, and no clocks are
+    compared.
 
     Changed in the event loop; `is_unsure` may be read from any thread.
     """
@@ -53,5 +54,5 @@ class LeaseClock:
             self.renew(self._sent.popleft()[1])
 
     def renew(self, sent_at: float) -> None:
-        """Something that was sent at `sent_at` proved that the session lived; an older proof changes nothing."""
+        """Something sent at `sent_at` proved that the session lived; an older proof changes nothing."""
         self._renewed_at = max(self._renewed_at, sent_at)

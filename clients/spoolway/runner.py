@@ -22,7 +22,7 @@ __all__ = ["RunFunction", "Runner", "end_of_error", "end_of_result", "is_async"]
 RunFunction = Callable[[RunningJob], Any]
 """Takes the job and returns its result: what `json.dumps` takes, or a JSON document as text or bytes.
 
-Plain functions run in threads of their own; async ones in the spooler's event loop, which they must not block.
+Plain functions run in threads of their own; async ones in the spooler's event loop, and must not block it.
 """
 
 _MAX_MESSAGE_CHARS = 10_000
@@ -46,7 +46,7 @@ class Runner:
         """Larger results are failures; the server says how large."""
         self._loop = asyncio.get_running_loop()
         self._finished = finished
-        self._threads = _DaemonThreads(threads)
+        self._threads = _DaemonThreads(threads, self._run_plain)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: deque[tuple[HeldJob, pb.LeaseUpdate]] = deque()
         self._is_woken = False
@@ -59,7 +59,7 @@ class Runner:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            self._threads.submit(lambda: self._run_plain(held))
+            self._threads.submit(held)
 
     def stop(self) -> None:
         """Cancel the async functions; plain ones can't be interrupted."""
@@ -114,30 +114,31 @@ class _DaemonThreads:
     hangs in a driver would keep the process alive for ever.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, run: Callable[[HeldJob], None]) -> None:
         self._limit = limit
+        self._run = run
         self._started = 0
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[HeldJob | None] = queue.SimpleQueue()
 
-    def submit(self, work: Callable[[], None]) -> None:
-        self._work.put(work)
+    def submit(self, held: HeldJob) -> None:
+        self._jobs.put(held)
         if self._started < self._limit:
             self._started += 1
             name = f"spoolway-run-{self._started}"
-            threading.Thread(target=self._run, name=name, daemon=True).start()
+            threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def close(self) -> None:
         for _ in range(self._started):
-            self._work.put(None)
+            self._jobs.put(None)
 
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
+    def _work(self) -> None:
+        while (held := self._jobs.get()) is not None:
+            self._run(held)
 
 
 def is_async(run: RunFunction) -> bool:
     """Whether the function must be awaited."""
-    return inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None))
+    return inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__)
 
 
 def end_of_result(held: HeldJob, result: Any, max_bytes: int) -> pb.LeaseUpdate:

@@ -1,6 +1,7 @@
 """The job in hand, as a run function sees it."""
 
 import json
+import math
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -30,8 +31,14 @@ class RunningJob:
         max_run_time: Longest run; None: no limit. When it passes the job is cancelled.
     """
 
-    def __init__(self, assignment: pb.Assignment, leases: LeaseClock, notify: Callable[[], None]) -> None:
-        """Made by the spooler; `notify` is called, from any thread, when there is progress to take."""
+    def __init__(self, assignment: pb.Assignment, leases: LeaseClock, notify: Callable[[str], None]) -> None:
+        """Made by the spooler.
+
+        Args:
+            assignment: What the server said.
+            leases: How sure the lease is.
+            notify: Called with the lease's token, in any thread, when there is progress to take.
+        """
         self.name = assignment.job
         self.id = assignment.job.rpartition("/")[2]
         self.backend = backend_of(assignment.job)
@@ -42,6 +49,7 @@ class RunningJob:
         self.max_run_time: timedelta | None = (
             assignment.max_run_time.ToTimedelta() if assignment.HasField("max_run_time") else None
         )
+        self._token = assignment.lease_token
         self._leases = leases
         self._notify = notify
         self._cancelled = False
@@ -88,13 +96,13 @@ class RunningJob:
         with self._progress_lock:
             if stage is not None:
                 self._progress.stage = clean_text(stage)[:_MAX_STAGE_CHARS]
-            if fraction is not None and fraction == fraction:  # noqa: PLR0124 - not a NaN
+            if fraction is not None and not math.isnan(fraction):
                 self._progress.fraction = min(1.0, max(0.0, float(fraction)))
             if detail is not None:
                 self._progress.detail = clean_text(detail)[:_MAX_DETAIL_CHARS]
             must_notify, self._has_progress = not self._has_progress, True
         if must_notify:
-            self._notify()
+            self._notify(self._token)
 
     def _cancel(self) -> None:
         self._cancelled = True

@@ -103,6 +103,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None = None
     """Held by this session now."""
     due_before: datetime | None = None
+    """Whose `due_at` is this moment or an earlier one."""
     orphaned: bool = False
     """Held by a session that is closed or missing."""
     newest_first: bool = False
@@ -217,8 +218,9 @@ class Provider(ABC):
         other content or options it is RequestIdReused.
 
         Returns:
-            One for each draft, in order: the job, or RequestIdReused, QueueFull, NotFound (no such
-            backend, or a staged blob is missing), TooLarge, Unsupported (priority or delay).
+            One for each draft, in order: the job, or RequestIdReused, QueueFull (QUEUED and HELD jobs
+            count), NotFound (no such backend, a staged blob is missing or has another size, or the job
+            of a repeated request id is deleted by now), TooLarge, Unsupported (priority or delay).
         """
 
     @abstractmethod
@@ -237,7 +239,8 @@ class Provider(ABC):
         Staged results that it names become visible with it.
 
         Returns:
-            One for each change, in order: the job, or Conflict(current), NotFound (job or staged blob).
+            One for each change, in order: the job, or Conflict(current), NotFound (job or staged blob),
+            TooLarge (payload).
         """
 
     @abstractmethod
@@ -285,7 +288,8 @@ class Provider(ABC):
         """Write `data` at `offset` of a staged blob and return its size so far.
 
         Idempotent at its offset; Conflict(current=size) if `offset` lies beyond the size. Empty `data`
-        only asks. Invisible until a submit or commit names it; swept by `repair` 24 h after the last write.
+        only asks. Invisible until one submit or commit names it, and unchangeable from then on; else
+        swept by `repair` 24 h after the last write.
         """
 
     @abstractmethod
@@ -298,14 +302,17 @@ class Provider(ABC):
     async def open_session(self, session: Session, *, predecessor_dead: bool = False) -> list[Session]:
         """Store a new LIVE session; what it superseded (`rules.supersede`) is returned in its new state.
 
-        At most one session is LIVE for a (principal, spooler_id).
+        At most one session is LIVE for a (principal, spooler_id). Raises Conflict(current) if there is a
+        session of this id already.
         """
 
     @abstractmethod
     async def renew(self, session_id: str, beat: int, *, detached: bool = False) -> Attention:
         """Record a sign of life, durably, and return what the session holds.
 
-        Raises SessionClosed(reason) unless it is LIVE; then nothing was written.
+        The stored beat never falls, as a late renewal must not look like silence. Raises
+        SessionClosed(reason) unless it is LIVE, with SESSION_UNKNOWN if there is none; then nothing
+        was written.
         """
 
     @abstractmethod
@@ -325,12 +332,16 @@ class Provider(ABC):
     async def put_config(self, backend: str, config: bytes, etag: str | None) -> Backend:
         """Create or replace a backend's config; only if its etag is `etag`, unless that is None.
 
-        The same bytes again change nothing. Raises Conflict(current).
+        A backend that does not exist has the etag "". The same bytes again change nothing, whatever the
+        etag. Raises Conflict(current).
         """
 
     @abstractmethod
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
-        """Replace a backend's policy; only if its etag is `etag`, unless None. Raises Conflict, NotFound."""
+        """Replace a backend's policy; only if its etag is `etag`, unless None. Raises Conflict, NotFound.
+
+        Its waiting jobs may be claimable by now: `wait` hints at the backend.
+        """
 
     @abstractmethod
     async def backends(self) -> list[Backend]:

@@ -454,10 +454,10 @@ class MemoryProvider(Provider):
         current = self._backends.get(backend)
         if current is None:
             raise NotFound(f"there is no backend {backend!r}")
-        if current.policy == policy:
-            return current
         if etag is not None and etag != current.policy_etag:
             raise Conflict(f"the policy of backend {backend!r} has changed", current)
+        if current.policy == policy:
+            return current
         new_etag = digests.policy_etag(policy)
         return self._put_backend(msgspec.structs.replace(current, policy=policy, policy_etag=new_etag))
 

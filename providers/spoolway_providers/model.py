@@ -5,10 +5,10 @@ machines' clocks are ever compared. Durations are timedeltas. All records encode
 """
 
 import secrets
-import struct
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import count
+from time import time
 
 import msgspec
 
@@ -298,14 +298,13 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-_PROCESS = secrets.token_bytes(5)
+_PROCESS = secrets.token_hex(5)
 _COUNTER = count(int.from_bytes(secrets.token_bytes(2), "big"))
 
 
 def new_object_id() -> str:
     """A job id: 24 lower-case hex digits, a valid ObjectId. Not an order."""
-    seconds = int(datetime.now(UTC).timestamp())
-    return (struct.pack(">I", seconds) + _PROCESS + struct.pack(">I", next(_COUNTER) & 0xFFFFFF)[1:]).hex()
+    return f"{int(time()):08x}{_PROCESS}{next(_COUNTER) & 0xFFFFFF:06x}"
 
 
 def content_blob_id(key: JobKey) -> str:

@@ -244,7 +244,11 @@ def decide(job: Job, event: Event, now: datetime, policy: Policy) -> Job | Refus
         The changed job, with the next revision, to be committed against the old one's revision; the
         same object if the event changes nothing, as when it is repeated; or why it does not apply.
     """
-    return _RULES[type(event)](job, event, now, policy)  # type: ignore[no-any-return, operator]
+    changed: Job | Refusal = _RULES[type(event)](job, event, now, policy)  # type: ignore[operator]
+    if isinstance(changed, Job) and changed.revision > job.revision + 1:
+        # An implied accept, or a return from LOST, is committed together with what it is implied by.
+        return replace(changed, revision=job.revision + 1)
+    return changed
 
 
 def retry_delay(attempt: int) -> timedelta:
@@ -462,7 +466,9 @@ def _unhold(job: Job, event: Unhold, now: datetime, policy: Policy) -> Job | Ref
         return job
     if job.state is not State.HELD or job.reason is Reason.DELAYED:
         return _wrong_state(job, "only a job held by an operator, an import or a lost spooler can be let go")
-    return _requeue(job, now)
+    # Whoever lets a lost job run again gives it that attempt back: it may have none left.
+    given_back = job.reason is Reason.SPOOLER_LOST
+    return _requeue(job, now, attempt_count=job.attempt_count - given_back)
 
 
 def _fail_held(job: Job, event: FailHeld, now: datetime, policy: Policy) -> Job | Refusal:
@@ -531,7 +537,8 @@ def _regain(job: Job, attempt: Attempt | None, now: datetime) -> Job | Refusal:
         now,
         State.RUNNING,
         attempts=(*job.attempts[:-1], reopened),
-        attempt_count=job.attempt_count + (attempt.accepted_at is None),
+        # At least 1: an operator may have given this attempt back meanwhile.
+        attempt_count=max(1, job.attempt_count + (attempt.accepted_at is None)),
         due_at=now + job.max_run_time if job.max_run_time else None,
     )
 

@@ -109,6 +109,7 @@ class SpoolwayServer:
         """Stop: not serving, streams told to leave, calls under way finish within `grace_s` seconds."""
         await self._begin_drain()
         if self._grpc is not None:
+            self._job_service.end_waits()
             await self._leave_streams(grace_s)
             await self._grpc.stop(grace_s)
         await self.spoolers.settle()

@@ -50,7 +50,9 @@ class Backends:
         except ServiceError as error:
             if error.reason != "BACKEND_NOT_FOUND":
                 raise
-            return self._storages.get(storage_name) if storage_name else self._storages.default
+            if not storage_name:
+                return self._storages.default
+            return self._storages.get(storage_name, field="storage")
         if storage_name and storage.name != storage_name:
             raise ServiceError(
                 grpc.StatusCode.FAILED_PRECONDITION,
@@ -79,7 +81,7 @@ class Backends:
 
     async def get(self, name: str) -> job_pb2.Backend:
         """One backend."""
-        storage, backend = await self._storages.find_backend(name)
+        storage, backend = await self._storages.find_backend(name, field="name")
         return await self.show(storage, backend)
 
     async def show(self, storage: Storage, backend: Backend) -> job_pb2.Backend:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, Never
 
@@ -35,7 +36,11 @@ async def check_document(content: bytes, *, field: str, max_bytes: int, max_dept
 
 
 def parse_document(content: bytes, *, field: str, max_depth: int = MAX_DEPTH) -> Any:
-    """One UTF-8 JSON document: no duplicate keys, no NaN or Infinity, at most `max_depth` levels."""
+    """One UTF-8 JSON document: no duplicate keys, no NaN or Infinity, at most `max_depth` levels.
+
+    Half a character (a lone surrogate) and integers of thousands of digits are refused too: JSON can write
+    them, but hardly any reader takes them.
+    """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -52,10 +57,16 @@ def parse_document(content: bytes, *, field: str, max_depth: int = MAX_DEPTH) ->
     except RecursionError:
         # The cause would be a traceback of a thousand frames.
         raise _too_deep(field, max_depth) from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise _invalid("DOCUMENT_NOT_JSON", field, f"{field} is not JSON: {error}") from error
+    except ValueError as error:
+        message = f"{field} has an integer of thousands of digits; send it as a string"
+        raise _invalid("DOCUMENT_NUMBER_TOO_LONG", field, message) from error
     if _is_deeper(document, max_depth):
         raise _too_deep(field, max_depth)
+    if _SURROGATE_ESCAPE.search(text) and _has_lone_surrogate(document):
+        message = f"{field} has a \\u escape that is half a character; send characters whole"
+        raise _invalid("DOCUMENT_LONE_SURROGATE", field, message)
     return document
 
 
@@ -91,9 +102,20 @@ _DECODER = json.JSONDecoder(
 )
 
 
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _has_lone_surrogate(document: Any) -> bool:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _is_deeper(document: Any, limit: int) -> bool:
     level: list[Any] = [document]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [child for item in level for child in _children(item)]
         if not level:
             return False

@@ -16,6 +16,10 @@ __all__ = ["DOMAIN", "ServiceError", "from_provider_error", "from_refusal"]
 
 DOMAIN = "spoolway"
 """`domain` of every ErrorInfo."""
+MAX_MESSAGE_BYTES = 1_000
+"""A message goes thrice into the trailers, which have 8 KiB: a longer one would lose the whole error."""
+MAX_FACT_BYTES = 300
+DEFAULT_RETRY_AFTER = timedelta(seconds=1)
 
 
 class ServiceError(Exception):
@@ -36,17 +40,20 @@ class ServiceError(Exception):
         Args:
             code: the gRPC status.
             reason: UPPER_SNAKE_CASE, one for each kind of mistake.
-            message: what went wrong and what to do, for people; never a secret, a path or a traceback.
+            message: what went wrong and what to do, for people; never a secret, a path or a traceback. It
+                is cut after 1,000 bytes.
             metadata: facts for programs, such as the limit that was passed.
-            retry_after: becomes RetryInfo.
+            retry_after: becomes RetryInfo; UNAVAILABLE has one always.
             field: the request's field at fault; becomes BadRequest.
         """
         super().__init__(message)
         self.code = code
         self.reason = reason
-        self.message = message
-        self.metadata = {key: str(value) for key, value in (metadata or {}).items()}
+        self.message = _cut(message, MAX_MESSAGE_BYTES)
+        self.metadata = {key: _cut(str(value), MAX_FACT_BYTES) for key, value in (metadata or {}).items()}
         self.retry_after = retry_after
+        if code is grpc.StatusCode.UNAVAILABLE and retry_after is None:
+            self.retry_after = DEFAULT_RETRY_AFTER
         self.field = field
 
     def trailer(self) -> tuple[tuple[str, bytes], ...]:
@@ -77,7 +84,8 @@ class ServiceError(Exception):
         return details
 
 
-_TABLE: Mapping[type[provider_errors.ProviderError], tuple[grpc.StatusCode, str]] = {
+_TABLE: Mapping[type, tuple[grpc.StatusCode, str]] = {
+    provider_errors.ProviderError: (grpc.StatusCode.INTERNAL, "STORAGE_FAULT"),
     provider_errors.NotFound: (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     provider_errors.Conflict: (grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
     provider_errors.RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
@@ -96,10 +104,9 @@ _TABLE: Mapping[type[provider_errors.ProviderError], tuple[grpc.StatusCode, str]
 
 def from_provider_error(error: provider_errors.ProviderError) -> ServiceError:
     """The answer for an error of a storage."""
-    code, reason = _TABLE[type(error)]
+    # A plug-in's own subclass means what its parent means.
+    code, reason = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     retry_after = getattr(error, "retry_after", None)
-    if code is grpc.StatusCode.UNAVAILABLE and retry_after is None:
-        retry_after = timedelta(seconds=1)
     if isinstance(error, provider_errors.QueueFull):
         retry_after = timedelta(seconds=10)
     facts = {name: getattr(error, name) for name in ("limit", "address") if hasattr(error, name)}
@@ -109,6 +116,13 @@ def from_provider_error(error: provider_errors.ProviderError) -> ServiceError:
 def from_refusal(refusal: Refusal) -> ServiceError:
     """The answer for an event that the rules refuse."""
     return ServiceError(grpc.StatusCode.FAILED_PRECONDITION, refusal.reason, refusal.message)
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= max_bytes:
+        return text
+    return encoded[: max_bytes - 3].decode(errors="ignore") + "..."
 
 
 def _pack(detail: Message) -> any_pb2.Any:

@@ -30,6 +30,8 @@ class Subscription:
         self.cursor = feed.cursor
         """Everything up to here has been taken by `next`."""
         self.must_resync = False
+        self.ended = False
+        """The server is about to stop: nothing more will come."""
         self._jobs: dict[JobKey, Job] = {}
         self._deleted: set[JobKey] = set()
         self._wake = asyncio.Event()
@@ -48,9 +50,15 @@ class Subscription:
             self._jobs[job.key] = job
             self._wake.set()
 
+    def wants_deleted(self, key: JobKey) -> bool:
+        """Whether a job that is gone belongs to it: one watched by name, or any for who sees all."""
+        if self.keys:
+            return key in self.keys
+        return self.owner is None and self.backend in {"", key.backend}
+
     def offer_deleted(self, key: JobKey) -> None:
-        """Remember that a job is gone: one watched by name, or any for who sees all."""
-        if key in self.keys or (not self.keys and self.owner is None and self.backend in {"", key.backend}):
+        """Remember that a job is gone."""
+        if self.wants_deleted(key):
             self._jobs.pop(key, None)
             self._deleted.add(key)
             self._wake.set()
@@ -60,6 +68,20 @@ class Subscription:
         self.must_resync = True
         self._wake.set()
 
+    def end(self) -> None:
+        """Nothing more will come."""
+        self.ended = True
+        self._wake.set()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether everything that was offered has been taken."""
+        return not self._jobs
+
+    async def catch_up(self) -> None:
+        """Return once all that was read before this call has been offered."""
+        await self._feed.catch_up()
+
     async def next(self, timeout_s: float) -> tuple[list[Job], list[JobKey]]:
         """What has changed since the last call, at most 1,000 jobs; nothing after `timeout_s` seconds."""
         if not self._wake.is_set():
@@ -67,12 +89,15 @@ class Subscription:
                 async with asyncio.timeout(timeout_s):
                     await self._wake.wait()
             except TimeoutError:
+                # Others' changes passed by: a resume need not begin before them.
+                self.cursor = self._feed.cursor
                 return [], []
         taken = list(self._jobs)[:1000]
         jobs = [self._jobs.pop(key) for key in taken]
         deleted, self._deleted = list(self._deleted), set()
         if not self._jobs:
-            self._wake.clear()
+            if not self.ended:
+                self._wake.clear()
             self.cursor = self._feed.cursor
         return jobs, deleted
 
@@ -85,6 +110,8 @@ class Feed:
         self._provider = provider
         self.cursor = ""
         """Everything up to here has been offered."""
+        self.ended = asyncio.Event()
+        """The server is about to stop."""
         self._dirty = asyncio.Event()
         self._lock = asyncio.Lock()
         self._everything: set[Subscription] = set()
@@ -111,6 +138,8 @@ class Feed:
                 self._by_key[key].add(subscription)
             if not subscription.keys:
                 self._everything.add(subscription)
+            if self.ended.is_set():
+                subscription.end()
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -120,6 +149,20 @@ class Feed:
             self._by_key[key].discard(subscription)
             if not self._by_key[key]:
                 del self._by_key[key]
+
+    async def catch_up(self) -> None:
+        """Return once no read that began before this call is under way."""
+        async with self._lock:
+            return
+
+    def end(self) -> None:
+        """Tell all who watch that nothing more will come."""
+        self.ended.set()
+        for subscription in self._subscriptions():
+            subscription.end()
+
+    def _subscriptions(self) -> set[Subscription]:
+        return {*self._everything, *(s for group in self._by_key.values() for s in group)}
 
     async def run(self) -> None:
         """Read and hand out until cancelled."""
@@ -159,5 +202,5 @@ class Feed:
 
     async def _resync(self) -> None:
         self.cursor = (await self._provider.changes("")).cursor
-        for subscription in {*self._everything, *(s for group in self._by_key.values() for s in group)}:
+        for subscription in self._subscriptions():
             subscription.resync()

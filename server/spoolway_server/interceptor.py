@@ -1,11 +1,13 @@
-"""Turns exceptions into statuses with details, for every call alike."""
+"""Turns exceptions into statuses with details, for every call of our services alike."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import new_token
@@ -32,28 +34,65 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Wrap the method's handler; an unknown method has none."""
+        """Wrap the handlers of our own services; an unknown method has none."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
         method = handler_call_details.method
-        wire = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, method), **wire)
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, method), **wire)
+        if not method.startswith("/spoolway."):
+            return handler  # type: ignore[no-any-return]  # health and reflection, which look after themselves
+        parse = _parser(handler.request_deserializer)
+        # Requests are parsed within the wrapped call, else bytes that are no message would be gRPC's
+        # UNKNOWN and a traceback in the log.
+        wire = {"request_deserializer": None, "response_serializer": handler.response_serializer}
         if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(_unary(handler.stream_unary, method), **wire)
-        return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, method), **wire)
+            parse = partial(_Parsed, parse)
+        if handler.request_streaming and handler.response_streaming:
+            call = _streaming(handler.stream_stream, parse, method)
+            return grpc.stream_stream_rpc_method_handler(call, **wire)
+        if handler.response_streaming:
+            call = _streaming(handler.unary_stream, parse, method)
+            return grpc.unary_stream_rpc_method_handler(call, **wire)
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(_unary(handler.stream_unary, parse, method), **wire)
+        return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, parse, method), **wire)
 
 
-def _unary(call: Callable[[Any, Context], Awaitable[Any]], method: str) -> Callable[[Any, Context], Any]:
+class _Parsed:
+    """A stream of requests, each parsed when it is read."""
+
+    def __init__(self, parse: Callable[[bytes], Any], requests: AsyncIterable[bytes]) -> None:
+        self._parse = parse
+        self._requests = requests
+        self._iterator: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> "_Parsed":
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._iterator is None:
+            # Not earlier: gRPC's iterator complains if it is made and never used.
+            self._iterator = aiter(self._requests)
+        return self._parse(await anext(self._iterator))
+
+
+def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[Any], Any]:
+    def parse(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except DecodeError as error:
+            message = f"the request is no message of this call, or has text that is not UTF-8: {error}"
+            raise ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED", message) from error
+
+    return parse
+
+
+def _unary(
+    call: Callable[[Any, Context], Awaitable[Any]], parse: Callable[[Any], Any], method: str
+) -> Callable[[Any, Context], Any]:
     async def handle(request: Any, context: Context) -> Any:
         try:
-            return await call(request, context)
+            return await call(parse(request), context)
         except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status
             await _abort(context, error, method)
 
@@ -61,11 +100,11 @@ def _unary(call: Callable[[Any, Context], Awaitable[Any]], method: str) -> Calla
 
 
 def _streaming(
-    call: Callable[[Any, Context], AsyncGenerator[Any, None]], method: str
+    call: Callable[[Any, Context], AsyncGenerator[Any, None]], parse: Callable[[Any], Any], method: str
 ) -> Callable[[Any, Context], AsyncGenerator[Any, None]]:
     async def handle(request: Any, context: Context) -> AsyncGenerator[Any, None]:
         try:
-            async with aclosing(call(request, context)) as responses:
+            async with aclosing(call(parse(request), context)) as responses:
                 async for response in responses:
                     yield response
         except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status

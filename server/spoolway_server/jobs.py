@@ -125,9 +125,9 @@ class Jobs:
         )
         rules = storage.rules(backend)
         if len(content) > LARGE_BYTES:
-            await asyncio.to_thread(rules.check, job)
+            await asyncio.to_thread(rules.check, job, size=len(content))
         else:
-            rules.check(job)
+            rules.check(job, size=len(content))
 
     async def _store(self, storage: Storage, drafts: Sequence[Draft]) -> list[Job | ServiceError]:
         try:
@@ -263,11 +263,11 @@ def _no_result(job: Job) -> ServiceError:
 
 def _check_options(request: JobRequest, storage: Storage) -> None:
     if len(request.labels) > MAX_LABELS or any(
-        not 1 <= len(key) <= 64 or len(value) > 256 for key, value in request.labels.items()
+        not 1 <= len(key) <= 64 or len(value) > 256 or "\0" in key + value
+        for key, value in request.labels.items()
     ):
-        raise _invalid(
-            "LABELS_INVALID", "labels", "at most 32 labels; keys 1 to 64, values up to 256 characters"
-        )
+        message = "at most 32 labels; keys 1 to 64, values up to 256 characters, and no NUL"
+        raise _invalid("LABELS_INVALID", "labels", message)
     if not -MAX_PRIORITY <= request.priority <= MAX_PRIORITY:
         raise _invalid("PRIORITY_INVALID", "priority", "priority is a number from -100 to 100")
     if request.priority and not storage.provider.capabilities.priority:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import grpc
 import msgspec
 import structlog
 
-from spoolway_providers.errors import Conflict, ProviderError, Unavailable, Uncertain
+from spoolway_providers.errors import Conflict, NotFound, ProviderError, Unavailable, Uncertain
 from spoolway_providers.interface import Change
 from spoolway_providers.model import Job, JobKey, State
 from spoolway_providers.rules import Complete, Event, Refusal, decide
@@ -96,7 +97,7 @@ class Leases:
                     known[index] = stored.current
                     indices.append(index)
                 elif isinstance(stored, ProviderError):
-                    outcomes[index] = from_provider_error(stored)
+                    outcomes[index] = self._failure(before.key, stored)
                 else:
                     outcomes[index] = stored
                     self._follow(before, change.job)
@@ -116,7 +117,7 @@ class Leases:
                 job = await self._provider.get(update.key)
                 decided = self._decision(job, update)
         except ProviderError as error:
-            return self._failure(error)
+            return self._failure(update.key, error)
         if isinstance(decided, Refusal):
             await self._keep_aside(job, update)
             return from_refusal(decided)
@@ -162,7 +163,11 @@ class Leases:
         else:
             _log.warning("a late result is kept aside", job=str(job.key), blob=update.event.result.id)
 
-    def _failure(self, error: ProviderError) -> ServiceError:
+    def _failure(self, key: JobKey, error: ProviderError) -> ServiceError:
+        if isinstance(error, NotFound):
+            return ServiceError(
+                grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND", f"there is no job {key}", field="job"
+            )
         if isinstance(error, Unavailable | Uncertain):
             self._storage.report(error)
         return from_provider_error(error)

@@ -109,6 +109,6 @@ def _renderer(log_format: str, *, colors: bool) -> Processor:
 
 def _quieten_libraries(level: int) -> None:
     """These tell each of their steps; whoever asks for debug asks for ours."""
-    for name in ("asyncio", "grpc", "watchfiles"):
-        logging.getLogger(name).setLevel(max(level, logging.INFO))
+    for name, least in (("asyncio", logging.INFO), ("grpc", logging.INFO), ("watchfiles", logging.WARNING)):
+        logging.getLogger(name).setLevel(max(level, least))
     logging.captureWarnings(True)

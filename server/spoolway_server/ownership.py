@@ -11,23 +11,25 @@ from spoolway_server.storage import Storage
 __all__ = ["job_not_found", "own_job"]
 
 
-async def own_job(storage: Storage, caller: Principal, key: JobKey, name: str) -> Job:
-    """The job if it is there and the caller may see it; `name` is what the caller called it."""
+async def own_job(
+    storage: Storage, caller: Principal, key: JobKey, name: str, *, field: str = "name"
+) -> Job:
+    """The job if it is there and the caller may see it; `name` is what the caller called it in `field`."""
     storage.require_usable()
     try:
         job = await storage.provider.get(key)
     except NotFound:
-        raise job_not_found(name) from None
+        raise job_not_found(name, field=field) from None
     if not caller.sees_all and job.owner != caller.name:
-        raise job_not_found(name)
+        raise job_not_found(name, field=field)
     return job
 
 
-def job_not_found(name: str) -> ServiceError:
+def job_not_found(name: str, *, field: str = "name") -> ServiceError:
     """The one answer for both."""
     return ServiceError(
         grpc.StatusCode.NOT_FOUND,
         "JOB_NOT_FOUND",
         f"there is no job {name[:300]} of yours; ListJobs tells which there are",
-        field="name",
+        field=field,
     )

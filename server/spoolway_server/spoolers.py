@@ -72,16 +72,18 @@ class Spoolers:
         self._leaving: set[asyncio.Task[None]] = set()
         self._gone = asyncio.Event()
 
-    async def find_backends(self, names: Sequence[str]) -> dict[str, Storage]:
+    async def find_backends(self, names: Sequence[str], *, field: str) -> dict[str, Storage]:
         """The storages of registered backends; ServiceError if one is unknown or there are too many."""
         if not 1 <= len(names) <= MAX_BACKENDS:
             raise ServiceError(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "BACKENDS_INVALID",
                 f"name 1 to {MAX_BACKENDS} backends",
-                field="backends",
+                field=field,
             )
-        return {name: (await self._storages.find_backend(name))[0] for name in dict.fromkeys(names)}
+        return {
+            name: (await self._storages.find_backend(name, field=field))[0] for name in dict.fromkeys(names)
+        }
 
     async def open(
         self,

@@ -119,7 +119,6 @@ class Storage:
                 "STORAGE_UNAVAILABLE",
                 f"storage {self.name} can't be reached: {self.trouble}",
                 metadata={"storage": self.name},
-                retry_after=timedelta(seconds=1),
             )
 
     def require_active(self) -> None:

@@ -9,7 +9,7 @@ from spoolway_providers.errors import NotFound, ProviderError
 from spoolway_providers.interface import Query
 from spoolway_providers.model import Backend, JobKey
 from spoolway_server.errors import ServiceError
-from spoolway_server.names import backend_name, parse_job_name
+from spoolway_server.names import parse_job_name
 from spoolway_server.ownership import job_not_found
 from spoolway_server.storage import Storage
 
@@ -33,8 +33,8 @@ class Storages:
         """Stop all."""
         await asyncio.gather(*(storage.stop() for storage in self.by_name.values()))
 
-    def get(self, name: str) -> Storage:
-        """A storage by its short name; ServiceError if there is none."""
+    def get(self, name: str, *, field: str = "name") -> Storage:
+        """A storage by its short name; ServiceError, which names the request's `field`, if there is none."""
         try:
             return self.by_name[name]
         except KeyError:
@@ -43,10 +43,10 @@ class Storages:
                 grpc.StatusCode.NOT_FOUND,
                 "STORAGE_NOT_FOUND",
                 f"there is no storage {name}; there are: {known}",
-                field="name",
+                field=field,
             ) from None
 
-    async def find_backend(self, name: str) -> tuple[Storage, Backend]:
+    async def find_backend(self, name: str, *, field: str = "backend") -> tuple[Storage, Backend]:
         """The storage that holds a backend, and the backend; ServiceError if none does.
 
         Where a storage that might hold it does not answer, that is the error: nobody is told that a
@@ -75,20 +75,20 @@ class Storages:
             grpc.StatusCode.NOT_FOUND,
             "BACKEND_NOT_FOUND",
             f"there is no backend {name}; ListBackends tells which there are",
-            field="backend",
+            field=field,
         )
 
     async def find_job(self, name: str, *, field: str = "name") -> tuple[Storage, JobKey]:
         """The storage of a job's name and the job's key; a bare id is looked up in the default storage."""
         backend, job_id = parse_job_name(name, field=field)
         if backend:
-            storage, _ = await self.find_backend(backend_name(backend, field=field))
+            storage, _ = await self.find_backend(backend, field=field)
             return storage, JobKey(backend, job_id)
         storage = self.default
         storage.require_usable()
         page = await storage.provider.find(Query(id=job_id, limit=2))
         if len(page.jobs) != 1:
-            raise job_not_found(name)
+            raise job_not_found(name, field=field)
         return storage, page.jobs[0].key
 
     def usable(self) -> list[Storage]:

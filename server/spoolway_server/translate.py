@@ -25,6 +25,8 @@ __all__ = [
     "timestamp",
 ]
 
+NANOS_A_SECOND = 1_000_000_000
+
 _STATES = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in State}
 _STATES_BACK = {number: state for state, number in _STATES.items()}
 _REASONS = {
@@ -60,6 +62,8 @@ def time_from(message: Timestamp) -> datetime:
 
 def timedelta_from(message: Duration) -> timedelta:
     """A length of time. ValueError or OverflowError if it is out of range."""
+    if abs(message.nanos) >= NANOS_A_SECOND or message.seconds * message.nanos < 0:
+        raise ValueError("the nanoseconds are a second or more, or of the other sign")
     return message.ToTimedelta()
 
 

@@ -1,7 +1,9 @@
 """Waiting for jobs and watching them."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 
 import grpc
 import msgspec
@@ -51,13 +53,14 @@ class Watching:
             job = await own_job(storage, caller, key, name)
             while not _is_awaited(job, etag):
                 left = deadline - loop.time()
-                if left <= 0:
+                if left <= 0 or subscription.ended:
                     break
                 jobs, deleted = await subscription.next(left)
                 if deleted:
                     raise job_not_found(name)
                 if jobs:
-                    job = jobs[0]
+                    # What was read late may be older than what the caller has been shown.
+                    job = max(job, jobs[0], key=lambda one: one.revision)
                 elif subscription.must_resync:
                     subscription.must_resync = False
                     job = await own_job(storage, caller, key, name)
@@ -77,17 +80,17 @@ class Watching:
                 field="names",
             )
         watchers = await self._watchers(caller, names, backend, decode_token(resume_token, "resume_token"))
+        open_now = [watcher for watcher in watchers if watcher.storage.opened.is_set()]
         try:
-            for watcher in watchers:
+            for watcher in open_now:
                 await watcher.subscribe()
-            complete = False
-            for watcher in watchers:
-                async for jobs, snapshot in watcher.first():
-                    complete = complete or not snapshot
-                    yield JobEvent(jobs, [], _token_of(watchers), snapshot=snapshot)
+            for watcher in open_now:
+                async for news in watcher.first():
+                    yield _event(watcher, news, watchers)
             yield JobEvent([], [], _token_of(watchers), snapshot=True, snapshot_complete=True)
-            async for event in _changes(watchers):
-                yield event
+            async with aclosing(_changes(watchers)) as events:
+                async for event in events:
+                    yield event
         finally:
             for watcher in watchers:
                 watcher.unsubscribe()
@@ -99,16 +102,28 @@ class Watching:
         if names:
             for name in dict.fromkeys(names):
                 storage, key = await self._storages.find_job(name, field="names")
-                await own_job(storage, caller, key, name)
+                await own_job(storage, caller, key, name, field="names")
                 groups.setdefault(storage, []).append(key)
         elif backend:
             groups[(await self._storages.find_backend(backend))[0]] = []
         else:
-            groups = {storage: [] for storage in self._storages.usable()}
+            groups = {storage: [] for storage in self._storages.by_name.values()}
+            if not self._storages.usable():
+                self._storages.default.require_usable()
         return [
             _Watcher(storage, caller, keys, backend, cursors.get(storage.name, ""))
             for storage, keys in groups.items()
         ]
+
+
+class _News(msgspec.Struct, frozen=True):
+    """What one storage has to tell, and the cursor to go on from once it has been told."""
+
+    jobs: list[Job]
+    deleted: list[JobKey]
+    cursor: str
+    """Empty within a snapshot: who loses the stream there needs all of it again."""
+    snapshot: bool = False
 
 
 class _Watcher:
@@ -119,12 +134,15 @@ class _Watcher:
     ) -> None:
         self.storage = storage
         self.cursor = cursor
+        """Everything up to here has been told to the watcher."""
         self._keys = keys
         self._owner = None if caller.sees_all else caller.name
         self._backend = backend
         self._subscription: Subscription | None = None
         self._shown: dict[JobKey, int] = {}
         """Revisions that were shown before the feed had caught up with the snapshot."""
+        self._backlog: deque[_News] = deque()
+        """Pages of a snapshot that became necessary on the way."""
 
     async def subscribe(self) -> None:
         self._subscription = await self.storage.feed.subscribe(self._keys, self._owner, self._backend)
@@ -133,48 +151,78 @@ class _Watcher:
         if self._subscription is not None:
             self.storage.feed.unsubscribe(self._subscription)
 
-    async def first(self) -> AsyncGenerator[tuple[list[Job], bool], None]:
+    async def first(self) -> AsyncGenerator[_News, None]:
         """The changes since the cursor, or a snapshot where there is none or it is too old."""
         subscription = self._active()
-        resumed_at = self.cursor
-        self.cursor = subscription.cursor
-        if resumed_at:
-            try:
-                async for jobs in self._since(resumed_at, subscription):
-                    yield jobs, False
-            except (CursorTooOld, ValueError):
-                pass
-            else:
-                return
-        async for jobs in self._snapshot():
-            yield jobs, True
+        resumed_at, now = self.cursor, subscription.cursor
+        try:
+            async for news in self._since(resumed_at, now):
+                yield news
+        except (CursorTooOld, ValueError):
+            async for jobs in self._snapshot():
+                yield _News(jobs, [], "", snapshot=True)
+        await subscription.catch_up()
+        # The cursor of now, also where nothing has changed since the old one.
+        self.cursor = now
 
-    async def next(self) -> tuple[list[Job], list[JobKey]]:
+    async def next(self) -> _News:
         """Changes since the last call; waits for them."""
-        subscription = self._active()
+        if self._backlog:
+            return self._backlog.popleft()
+        if self._subscription is None:
+            await self._join_late()
+            return self._backlog.popleft()
+        subscription = self._subscription
         jobs, deleted = await subscription.next(BOOKMARK_S)
-        if subscription.must_resync:
-            subscription.must_resync = False
-            jobs += [job async for page in self._snapshot() for job in page]
+        if subscription.ended:
+            raise _draining()
         fresh = [job for job in jobs if self._shown.get(job.key, 0) < job.revision]
-        self._shown.clear()
-        self.cursor = subscription.cursor
-        return fresh, deleted
+        if subscription.is_drained:
+            # From here on the feed offers only what it read after the snapshot.
+            self._shown.clear()
+        news = _News(fresh, deleted, subscription.cursor)
+        if not subscription.must_resync:
+            return news
+        subscription.must_resync = False
+        self._backlog.extend([_News(jobs, [], "") async for jobs in self._snapshot()])
+        await subscription.catch_up()
+        self._backlog.append(_News([], [], news.cursor))
+        return _News(fresh, deleted, "")
+
+    async def _join_late(self) -> None:
+        """Fetch the jobs of a storage that could not be reached when the watch began."""
+        opened = asyncio.create_task(self.storage.opened.wait())
+        ended = asyncio.create_task(self.storage.feed.ended.wait())
+        try:
+            await asyncio.wait({opened, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+            ended.cancel()
+        if self.storage.feed.ended.is_set():
+            raise _draining()
+        await self.subscribe()
+        self._backlog.extend([_News(news.jobs, news.deleted, news.cursor) async for news in self.first()])
+        self._backlog.append(_News([], [], self.cursor))
 
     def _active(self) -> Subscription:
         if self._subscription is None:
             raise RuntimeError("not subscribed")
         return self._subscription
 
-    async def _since(self, cursor: str, subscription: Subscription) -> AsyncGenerator[list[Job], None]:
+    async def _since(self, cursor: str, now: str) -> AsyncGenerator[_News, None]:
+        subscription = self._active()
+        if not cursor:
+            raise CursorTooOld("there is none")
         more = True
         while more:
             changes = await self.storage.provider.changes(cursor)
-            cursor, more = changes.cursor, changes.more
+            more = changes.more
             jobs = [job for job in changes.jobs if subscription.wants(job)]
+            deleted = [key for key in changes.deleted if subscription.wants_deleted(key)]
             self._note(jobs)
-            if jobs:
-                yield jobs
+            if jobs or deleted:
+                yield _News(jobs, deleted, changes.cursor if more else now)
+            cursor = changes.cursor
 
     async def _snapshot(self) -> AsyncGenerator[list[Job], None]:
         if self._keys:
@@ -208,16 +256,29 @@ async def _changes(watchers: "list[_Watcher]") -> AsyncGenerator[JobEvent, None]
     """Events of all watchers as they come."""
     tasks = {asyncio.create_task(watcher.next()): watcher for watcher in watchers}
     try:
-        while tasks:
+        while True:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 watcher = tasks.pop(task)
-                jobs, deleted = task.result()
+                news = task.result()
+                yield _event(watcher, news, watchers)
                 tasks[asyncio.create_task(watcher.next())] = watcher
-                yield JobEvent(jobs, deleted, _token_of(watchers))
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _event(watcher: _Watcher, news: _News, watchers: "list[_Watcher]") -> JobEvent:
+    # Only now: a resume token never covers what was read but not told yet.
+    watcher.cursor = news.cursor
+    return JobEvent(news.jobs, news.deleted, _token_of(watchers), snapshot=news.snapshot)
+
+
+def _draining() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.UNAVAILABLE, "DRAINING", "the server stops; watch again with the last resume_token"
+    )
 
 
 def _is_awaited(job: Job, etag: str) -> bool:
@@ -225,4 +286,4 @@ def _is_awaited(job: Job, etag: str) -> bool:
 
 
 def _token_of(watchers: "list[_Watcher]") -> str:
-    return encode_token({watcher.storage.name: watcher.cursor for watcher in watchers})
+    return encode_token({watcher.storage.name: watcher.cursor for watcher in watchers if watcher.cursor})

@@ -116,5 +116,6 @@ def test_the_level_counts_for_all_and_debug_keeps_the_libraries_quiet():
     lines = lines_of("json", "debug")
     structlog.get_logger("spoolway").debug("yes")
     logging.getLogger("grpc._channel").debug("no")
+    logging.getLogger("watchfiles.main").info("1 change detected")
 
     assert [json.loads(line)["event"] for line in lines()] == ["yes"]

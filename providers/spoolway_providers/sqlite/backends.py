@@ -50,10 +50,10 @@ def put_policy(transaction: Transaction, write: PolicyWrite) -> Backend:
     current = _find(transaction.connection, write.backend)
     if current is None:
         raise NotFound(f"there is no backend {write.backend!r}")
-    if current.policy == write.policy:
-        return current
     if write.etag is not None and write.etag != current.policy_etag:
         raise Conflict(f"the policy of backend {write.backend!r} has changed", current)
+    if current.policy == write.policy:
+        return current
     transaction.connection.execute(
         "UPDATE backends SET policy = ?, policy_etag = ? WHERE name = ?",
         (to_text(write.policy), digests.policy_etag(write.policy), write.backend),

@@ -11,13 +11,13 @@ from spoolway_providers.model import ACTIVE_STATES, Backend, Job, Policy, Sessio
 __all__ = [
     "BACKEND_COLUMNS",
     "CAPABILITIES",
-    "JOB_COLUMNS",
+    "JOB_VALUES",
     "SESSION_COLUMNS",
     "backend_of",
     "decode_job",
     "decode_policy",
     "from_microseconds",
-    "job_row",
+    "job_values",
     "session_of",
     "to_microseconds",
     "to_text",
@@ -32,7 +32,7 @@ CAPABILITIES = Capabilities(
     min_ttl=timedelta(seconds=1),
 )
 
-JOB_COLUMNS = ("seq", "id", "backend", "owner", "state", "rank", "revision", "change", "session", "due_at", "doc")
+JOB_VALUES = ("state", "rank", "revision", "change", "session", "due_at", "doc")
 SESSION_COLUMNS = "doc, state, beat, detached, reason"
 BACKEND_COLUMNS = "name, config, config_etag, policy, policy_etag"
 
@@ -62,20 +62,16 @@ def to_text(record: msgspec.Struct) -> str:
     return _encode(record).decode()
 
 
-def job_row(job: Job, change: int) -> tuple[Any, ...]:
-    """The values of JOB_COLUMNS."""
+def job_values(job: Job, change: int) -> tuple[Any, ...]:
+    """The values of the columns that a change of the job may change: JOB_VALUES."""
     return (
-        job.seq,
-        job.key.id,
-        job.key.backend,
-        job.owner,
         job.state.value,
         job.rank,
         job.revision,
         change,
         _session_of_holder(job),
         None if job.due_at is None else to_microseconds(job.due_at),
-        to_text(job),
+        _encode(job).decode(),
     )
 
 

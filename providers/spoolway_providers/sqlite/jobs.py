@@ -1,23 +1,29 @@
 """Changing jobs: the claim, the compare-and-set, and the removal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from spoolway_providers import rules
 from spoolway_providers.errors import Conflict, NotFound, ProviderError
 from spoolway_providers.interface import Change, Claimed, Order
-from spoolway_providers.model import Job, JobKey, Policy, State
+from spoolway_providers.model import BlobRef, Job, JobKey, Policy
 from spoolway_providers.sqlite.blobs import drop_blobs, keep_blobs, keep_upload, too_large
-from spoolway_providers.sqlite.documents import decode_job, decode_policy, job_row, to_microseconds
+from spoolway_providers.sqlite.documents import (
+    JOB_VALUES,
+    decode_job,
+    decode_policy,
+    job_values,
+    to_microseconds,
+)
 from spoolway_providers.sqlite.writer import Transaction
 
 __all__ = ["Claiming", "Deletion", "claim", "commit", "delete"]
 
-_UPDATE_JOB = """
-    UPDATE jobs SET state = ?, rank = ?, revision = ?, change = ?, session = ?, due_at = ?, doc = ?
+_UPDATE_JOB = f"""
+    UPDATE jobs SET {", ".join(f"{name} = ?" for name in JOB_VALUES)}
     WHERE seq = ? AND id = ? AND backend = ? AND revision = ?
-"""
+"""  # noqa: S608 - names of our own columns
 
 
 class Claiming(msgspec.Struct, frozen=True):
@@ -56,8 +62,7 @@ def claim(transaction: Transaction, claiming: Claiming) -> list[Claimed]:
         Claimed(_take(decode_job(doc), order, transaction, policy), content)
         for (doc, content), order in zip(rows, orders, strict=False)
     ]
-    for taken in claimed:
-        _update(transaction, taken.job, taken.job.revision - 1)
+    _update(transaction, ((taken.job, taken.job.revision - 1) for taken in claimed))
     return claimed
 
 
@@ -92,7 +97,28 @@ def _take(job: Job, order: Order, transaction: Transaction, policy: Policy) -> J
 
 def commit(transaction: Transaction, calls: list[Sequence[Change]]) -> list[list[Job | ProviderError]]:
     """Store each changed job at its expected revision; see the interface."""
+    if _commit_all(transaction, [change for changes in calls for change in changes]):
+        return [[change.job for change in changes] for changes in calls]
     return [[_commit(transaction, change) for change in changes] for changes in calls]
+
+
+def _commit_all(transaction: Transaction, changes: list[Change]) -> bool:
+    """Store all at once, which is the usual case; or nothing, if any of them needs a closer look."""
+    payloads: list[tuple[str, bytes]] = []
+    for change in changes:
+        result, payload = change.job.result, change.payload
+        if result is not None:
+            if payload is None or too_large(payload):
+                return False
+            payloads.append((result.id, payload))
+    transaction.connection.execute("SAVEPOINT all_changes")
+    stored = _update(transaction, [(change.job, change.expected_revision) for change in changes])
+    if stored == len(changes):
+        keep_blobs(transaction, payloads)
+    else:
+        transaction.connection.execute("ROLLBACK TO all_changes")
+    transaction.connection.execute("RELEASE all_changes")
+    return stored == len(changes)
 
 
 def _commit(transaction: Transaction, change: Change) -> Job | ProviderError:
@@ -100,20 +126,27 @@ def _commit(transaction: Transaction, change: Change) -> Job | ProviderError:
     if change.payload is not None and (refusal := too_large(change.payload)):
         return refusal
     if job.result is not None and change.payload is None:
+        refusal = _keep_staged_result(transaction, job, job.result, change.expected_revision)
+        if refusal is not None:
+            return refusal
+    if not _update(transaction, [(job, change.expected_revision)]):
         current = _current(transaction, job.key)
-        is_new = isinstance(current, Job) and current.result != job.result
-        if is_new and current.revision == change.expected_revision:
-            refusal = keep_upload(transaction, job.result)
-            if refusal is not None:
-                return refusal
-    if not _update(transaction, job, change.expected_revision):
-        current = _current(transaction, job.key)
-        if isinstance(current, ProviderError):
+        if isinstance(current, NotFound):
             return current
         return Conflict(f"{job.key} is at revision {current.revision} by now", current)
     if job.result is not None and change.payload is not None:
         keep_blobs(transaction, [(job.result.id, change.payload)])
     return job
+
+
+def _keep_staged_result(
+    transaction: Transaction, job: Job, result: BlobRef, expected_revision: int
+) -> ProviderError | None:
+    """Make a staged result visible if the change that names it will be stored."""
+    current = _current(transaction, job.key)
+    if isinstance(current, NotFound) or current.revision != expected_revision or current.result == result:
+        return None
+    return keep_upload(transaction, result)
 
 
 def _current(transaction: Transaction, key: JobKey) -> Job | NotFound:
@@ -123,15 +156,21 @@ def _current(transaction: Transaction, key: JobKey) -> Job | NotFound:
     return NotFound(f"there is no {key}") if row is None else decode_job(row[0])
 
 
-def _update(transaction: Transaction, job: Job, expected_revision: int) -> bool:
-    """Store a changed job, if its row is at the expected revision."""
-    row = job_row(job, transaction.next_change())
-    if job.state is State.QUEUED:
-        transaction.queued.add(job.key.backend)
-    seq, job_id, backend, _, *values = row
-    return transaction.connection.execute(
-        _UPDATE_JOB, (*values, seq, job_id, backend, expected_revision)
-    ).rowcount == 1
+def _update(transaction: Transaction, changed: Iterable[tuple[Job, int]]) -> int:
+    """Store each changed job whose row is at its expected revision; how many that are.
+
+    Whoever stored less than all undoes the rest, or has asked for one only.
+    """
+    rows = []
+    noted = len(transaction.changed)
+    for job, expected_revision in changed:
+        change = transaction.next_change()
+        transaction.note(change, job)
+        rows.append((*job_values(job, change), job.seq, job.key.id, job.key.backend, expected_revision))
+    stored = transaction.connection.executemany(_UPDATE_JOB, rows).rowcount if rows else 0
+    if stored < len(rows):
+        del transaction.changed[noted:]
+    return stored
 
 
 def delete(transaction: Transaction, deletion: Deletion) -> None:
@@ -144,7 +183,9 @@ def delete(transaction: Transaction, deletion: Deletion) -> None:
         raise Conflict(f"{key} is {job.state} at revision {job.revision}", job)
     transaction.connection.execute("DELETE FROM jobs WHERE seq = ?", (job.seq,))
     drop_blobs(transaction, [ref.id for ref in (job.content, job.result) if ref is not None])
+    change = transaction.next_change()
+    transaction.changed.append((change, key, None))
     transaction.connection.execute(
         "INSERT INTO tombstones(change, backend, id, at) VALUES (?, ?, ?, ?)",
-        (transaction.next_change(), key.backend, key.id, to_microseconds(transaction.now)),
+        (change, key.backend, key.id, to_microseconds(transaction.now)),
     )

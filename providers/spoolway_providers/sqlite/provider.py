@@ -1,12 +1,13 @@
 """The provider: each method hands its work to the writing or a reading thread."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from spoolway_providers.errors import ProviderError, Unavailable
+import msgspec
+
+from spoolway_providers.errors import ProviderError
 from spoolway_providers.interface import (
     Attention,
     Capabilities,
@@ -69,7 +70,7 @@ class SqliteProvider(Provider):
             time_limit: After which a call ends, whatever the disk does.
             busy_timeout: How long to wait for other processes' transactions.
         """
-        self._watches = watches
+        self._capabilities = msgspec.structs.replace(CAPABILITIES, wakes=watches)
         self._engine = Engine(
             path, clock=clock, watches=watches, time_limit=time_limit, busy_timeout=busy_timeout
         )
@@ -81,7 +82,7 @@ class SqliteProvider(Provider):
         if unknown:
             raise ValueError(f"a sqlite storage takes no login field {', '.join(sorted(unknown))!r}")
         path = login.get("path", "")
-        if not isinstance(path, str) or not path or "\\0" in path:
+        if not isinstance(path, str) or not path or "\0" in path:
             raise ValueError("path: must be the path of a file")
         if path.startswith((":", "file:")):
             raise ValueError(f"path: {path!r} is no file on a disk; a storage must outlive its process")
@@ -90,7 +91,7 @@ class SqliteProvider(Provider):
     @property
     def capabilities(self) -> Capabilities:
         """One host's processes, any order."""
-        return CAPABILITIES
+        return self._capabilities
 
     async def open(self) -> None:
         """Create or migrate the file; see the interface."""
@@ -140,7 +141,7 @@ class SqliteProvider(Provider):
 
     async def changes(self, cursor: str, limit: int = 1000) -> Changes:
         """See the interface."""
-        return await self._engine.read(queries.changes, queries.ChangesAsked(cursor, limit))
+        return await self._engine.changes(cursor, limit)
 
     async def wait(self, timeout: timedelta) -> Hints | None:
         """See the interface."""

@@ -11,7 +11,17 @@ from spoolway_providers.interface import Changes, Page, Query
 from spoolway_providers.model import ACTIVE_STATES, Job, JobKey, State
 from spoolway_providers.sqlite.documents import decode_job, from_microseconds, to_microseconds
 
-__all__ = ["ChangesAsked", "PositionAsked", "changes", "count", "find", "get", "next_due", "position"]
+__all__ = [
+    "ChangesAsked",
+    "PositionAsked",
+    "changes",
+    "count",
+    "find",
+    "get",
+    "next_due",
+    "numbering",
+    "position",
+]
 
 _WAITING_STATES = frozenset({State.QUEUED, State.HELD})
 
@@ -24,10 +34,32 @@ class PositionAsked(msgspec.Struct, frozen=True):
 
 
 class ChangesAsked(msgspec.Struct, frozen=True):
-    """Changes from where, and how many."""
+    """Changes after which number, and how many."""
 
-    cursor: str
+    after: int
     limit: int
+
+
+class Numbering(msgspec.Struct, frozen=True):
+    """How far the numbers of changes have come."""
+
+    newest: int
+    swept: int
+    """The newest tombstone's number that is gone: what lies before is not known any more."""
+    epoch: str
+    """Tells this file's cursors from another's."""
+
+    def cursor(self, number: int) -> str:
+        """A cursor from which what comes after `number` is to be seen."""
+        return f"{self.epoch}-{number}"
+
+    def number(self, cursor: str) -> int:
+        """The number in a cursor. Raises CursorTooOld if it can't be gone on from."""
+        epoch, _, digits = cursor.partition("-")
+        number = int(digits) if digits.isdecimal() else -1
+        if epoch != self.epoch or not self.swept <= number <= self.newest:
+            raise CursorTooOld(f"the changes since {cursor!r} are not known any more")
+        return number
 
 
 def get(connection: sqlite3.Connection, key: JobKey) -> Job:
@@ -89,7 +121,7 @@ def _conditions(query: Query) -> tuple[str, list[Any]]:
         terms.append(("due_at <= ?", [to_microseconds(query.due_before)]))
     if query.orphaned:
         open_sessions = "SELECT id FROM sessions WHERE state <> 'CLOSED'"
-        terms.append((f"session IS NOT NULL AND session <> '' AND session NOT IN ({open_sessions})", []))  # noqa: S608
+        terms.append((f"session IS NOT NULL AND session <> '' AND session NOT IN ({open_sessions})", []))
     return " AND ".join(term for term, _ in terms), [value for _, values in terms for value in values]
 
 
@@ -120,28 +152,27 @@ def next_due(connection: sqlite3.Connection, _: None) -> datetime | None:
     return None if row[0] is None else from_microseconds(row[0])
 
 
+def numbering(connection: sqlite3.Connection, _: None) -> Numbering:
+    """How far the numbers of changes have come."""
+    return Numbering(*connection.execute("SELECT change, swept, epoch FROM meta").fetchone())
+
+
 def changes(connection: sqlite3.Connection, asked: ChangesAsked) -> Changes:
-    """What was committed after the cursor, in the order of commits."""
-    newest, swept, epoch = connection.execute("SELECT change, swept, epoch FROM meta").fetchone()
-    if not asked.cursor:
-        return Changes([], [], f"{epoch}-{newest}", more=False)
-    cursor_epoch, _, number = asked.cursor.partition("-")
-    after = int(number) if number.isdecimal() else -1
-    if cursor_epoch != epoch or not swept <= after <= newest:
-        raise CursorTooOld(f"the changes since {asked.cursor!r} are not known any more")
+    """What was committed after the number `after`, by number."""
+    now = numbering(connection, None)
     rows = connection.execute(
         "SELECT * FROM (SELECT change, doc, NULL, NULL FROM jobs WHERE change > ?1 ORDER BY change LIMIT ?2)"
         " UNION ALL"
         " SELECT * FROM"
         " (SELECT change, NULL, backend, id FROM tombstones WHERE change > ?1 ORDER BY change LIMIT ?2)"
         " ORDER BY 1 LIMIT ?2",
-        (after, asked.limit + 1),
+        (asked.after, asked.limit + 1),
     ).fetchall()
     page = rows[: asked.limit]
     more = len(rows) > len(page)
     return Changes(
         [decode_job(doc) for _, doc, _, _ in page if doc is not None],
         [JobKey(backend, job_id) for _, doc, backend, job_id in page if doc is None],
-        f"{epoch}-{page[-1][0] if more else newest}",
+        now.cursor(page[-1][0] if more else now.newest),
         more,
     )

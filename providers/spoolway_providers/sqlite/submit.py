@@ -1,18 +1,19 @@
 """Submitting jobs: each atomic with its request id, many in one statement."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from spoolway_providers import digests, rules
 from spoolway_providers.errors import NotFound, ProviderError, QueueFull, RequestIdReused
 from spoolway_providers.model import BlobRef, Draft, Job, JobKey, content_blob_id, new_object_id
 from spoolway_providers.sqlite.blobs import keep_blobs, keep_upload, too_large
-from spoolway_providers.sqlite.documents import JOB_COLUMNS, decode_job, job_row, to_microseconds
+from spoolway_providers.sqlite.documents import JOB_VALUES, decode_job, job_values, to_microseconds
 from spoolway_providers.sqlite.writer import Transaction
 
 __all__ = ["submit"]
 
 _INSERT_JOB = f"""
-    INSERT INTO jobs({", ".join(JOB_COLUMNS)}) VALUES ({", ".join("?" * len(JOB_COLUMNS))})
+    INSERT INTO jobs(seq, id, backend, owner, {", ".join(JOB_VALUES)})
+    VALUES (?, ?, ?, ?, {", ".join("?" * len(JOB_VALUES))})
 """  # noqa: S608 - names of our own columns
 
 Answer = Job | ProviderError
@@ -34,6 +35,7 @@ class _Intake:
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
+        self._ranked_at = transaction.rank_time()
         self._jobs: list[Job] = []
         self._contents: list[tuple[str, bytes]] = []
         self._requests: dict[tuple[str, str, str], tuple[str, Job]] = {}
@@ -55,7 +57,7 @@ class _Intake:
             content=ref,
             seq=transaction.next_change(),
             now=transaction.now,
-            ranked_at=transaction.rank_time(),
+            ranked_at=self._ranked_at,
         )
         if isinstance(content, bytes):
             self._contents.append((ref.id, content))
@@ -64,13 +66,19 @@ class _Intake:
         if draft.backend in self._waiting:
             self._waiting[draft.backend] += 1
         self._jobs.append(job)
-        transaction.queued.add(draft.backend)
+        transaction.note(job.seq, job)
         return job
 
     def store(self) -> None:
         connection = self._transaction.connection
         at = to_microseconds(self._transaction.now)
-        connection.executemany(_INSERT_JOB, (job_row(job, job.seq) for job in self._jobs))
+        connection.executemany(
+            _INSERT_JOB,
+            [
+                (job.seq, job.key.id, job.key.backend, job.owner, *job_values(job, job.seq))
+                for job in self._jobs
+            ],
+        )
         keep_blobs(self._transaction, self._contents)
         connection.executemany(
             "INSERT INTO requests(owner, backend, request_id, fingerprint, id, at) VALUES (?, ?, ?, ?, ?, ?)",

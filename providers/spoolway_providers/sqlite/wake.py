@@ -90,13 +90,19 @@ class Watcher:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def keep_on(self) -> None:
-        """Watch from now on, until nobody has asked for a few seconds."""
+    def keep_on(self) -> bool:
+        """Watch from now on, until nobody has asked for a few seconds.
+
+        Returns:
+            Whether the watching begins now: what came before was missed.
+        """
         with self._lock:
             self._until = monotonic() + _LINGER_S
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="spoolway-wake", daemon=True)
-                self._thread.start()
+            if self._thread is not None:
+                return False
+            self._thread = threading.Thread(target=self._run, name="spoolway-wake", daemon=True)
+            self._thread.start()
+            return True
 
     def close(self) -> None:
         """Stop watching."""

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from spoolway_providers.errors import Corrupt, ProviderError
+from spoolway_providers.model import Job, State
 from spoolway_providers.sqlite.documents import from_microseconds, to_microseconds
 from spoolway_providers.sqlite.faults import code_of, commit_fault_of, fault_of
+from spoolway_providers.sqlite.recent import ChangedJob
 from spoolway_providers.sqlite.schema import connect, prepare
 from spoolway_providers.sqlite.wake import KnownChange
 from spoolway_providers.sqlite.worker import Call, Outcome
@@ -30,6 +32,11 @@ _LONGEST_PAUSE_S = 0.004
 class News(msgspec.Struct):
     """What a committed batch did, for those who wait."""
 
+    before: int
+    """The newest change's number before it."""
+    last: int
+    """The newest change's number after it."""
+    changed: list[ChangedJob]
     queued: set[str] | None
     """Backends that may have new claimable jobs; None: any."""
 
@@ -37,7 +44,7 @@ class News(msgspec.Struct):
 class Transaction:
     """One write transaction: its connection, its time, and the numbers of its changes."""
 
-    __slots__ = ("change", "connection", "now", "queued", "ranked_at")
+    __slots__ = ("change", "changed", "connection", "now", "queued", "ranked_at")
 
     def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
         self.connection = connection
@@ -45,6 +52,8 @@ class Transaction:
         self.change: int
         self.ranked_at: int
         self.change, self.ranked_at = connection.execute("SELECT change, ranked_at FROM meta").fetchone()
+        self.changed: list[ChangedJob] = []
+        """What it does to jobs, by number."""
         self.queued: set[str] = set()
         """Backends with new claimable jobs."""
 
@@ -52,6 +61,12 @@ class Transaction:
         """The number of one more change."""
         self.change += 1
         return self.change
+
+    def note(self, change: int, job: Job) -> None:
+        """A job is stored under the number `change`."""
+        self.changed.append((change, job.key, job))
+        if job.state is State.QUEUED:
+            self.queued.add(job.key.backend)
 
     def rank_time(self) -> datetime:
         """Now, but never before the time of an earlier submit: a clock may be set back."""
@@ -150,6 +165,8 @@ class Writer:
             if has_changed := transaction.change != first:
                 transaction.save()
         except sqlite3.Error as error:
+            # What it has met of others' changes, it has told nobody.
+            self._known_change.forget()
             if connection.in_transaction or code_of(error) != sqlite3.SQLITE_BUSY:
                 self.disconnect()
             raise fault_of(error) from error
@@ -157,9 +174,10 @@ class Writer:
         self._commit(connection)
         if has_changed:
             self._on_commit()
-        if others_wrote:
-            return outcomes, News(None)
-        return outcomes, News(transaction.queued) if has_changed else None
+        elif not others_wrote:
+            return outcomes, None
+        queued = None if others_wrote else transaction.queued
+        return outcomes, News(first, transaction.change, transaction.changed, queued)
 
     def _begin(self, connection: sqlite3.Connection) -> tuple[Transaction, bool]:
         """Take the database's write lock: whatever is read from here on stays so until the commit.
@@ -204,12 +222,14 @@ def _run_apart(transaction: Transaction, batch: Iterable[Call]) -> list[Outcome]
     outcomes: list[Outcome] = []
     for call in batch:
         transaction.connection.execute("SAVEPOINT call")
+        noted = len(transaction.changed)
         try:
             outcomes += [(call, result) for result in call.operation(transaction, [call.argument])]
         except sqlite3.OperationalError:
             raise
         except Exception as error:  # noqa: BLE001 - it is the answer to this call
             transaction.connection.execute("ROLLBACK TO call")
+            del transaction.changed[noted:]
             outcomes.append((call, _answer_of(error)))
         transaction.connection.execute("RELEASE call")
     return outcomes

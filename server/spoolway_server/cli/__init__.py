@@ -4,6 +4,7 @@ Everything goes through the client package, as anybody's program would. Tables a
 programs: one document on stdout. Messages and progress go to stderr. Exit codes: `exits.ExitCode`.
 """
 
+import os
 import sys
 import traceback
 from importlib.metadata import version
@@ -64,6 +65,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    # gRPC's own notes, such as on a server that goes, would stand between ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app(prog_name="spoolway")
     except Exception:  # noqa: BLE001  # the edge of the program: 1, Python's own code, means something else here

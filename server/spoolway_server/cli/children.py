@@ -89,5 +89,6 @@ class Children:
         return next((child for child in self._started if child.exit_code is not None), None)
 
     def tails(self) -> str:
-        """The ends of all logs."""
-        return "\n".join(f"--- end of the {child.name}'s log\n{child.tail()}" for child in self._started)
+        """The ends of all logs that have something."""
+        tails = [(child.name, child.tail()) for child in self._started]
+        return "\n".join(f"--- end of the {name}'s log\n{tail}" for name, tail in tails if tail)

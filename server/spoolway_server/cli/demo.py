@@ -19,7 +19,7 @@ import typer
 from spoolway_server.cli.children import Children
 from spoolway_server.cli.connection import Connection, open_client
 from spoolway_server.cli.exits import ExitCode, fail
-from spoolway_server.cli.output import say
+from spoolway_server.cli.output import put, say
 from spoolway_server.cli.progress import follow
 from spoolway_server.cli.words import ended_badly, ending
 
@@ -41,9 +41,9 @@ class DemoError(Exception):
 
 
 def demo(
-    examples: Annotated[
-        Path, typer.Option(help="Folder of the examples, from the source distribution or repository.")
-    ] = Path("examples"),
+    examples: Annotated[Path, typer.Option(help="Folder of the examples, as in the repository.")] = Path(
+        "examples"
+    ),
 ) -> None:
     """Start a server and a simulator, run a scan of Rabi oscillations job by job, and draw the curve."""
     examples = examples.resolve()
@@ -80,7 +80,7 @@ async def _run(children: Children, examples: Path, folder: Path) -> None:
         result = await _while_alive(children, _run_scan(client, json.loads(scan.read_text("utf-8"))))
     merged = folder / "result.json"
     merged.write_text(json.dumps(result), "utf-8")
-    typer.echo("\n" + await asyncio.to_thread(_curve, examples.parent, scan, merged))
+    put("\n" + await asyncio.to_thread(_curve, examples.parent, scan, merged))
     say(f"{len(result['results'])} jobs in {time.monotonic() - began:.1f} s, from the start of the server")
 
 
@@ -94,7 +94,7 @@ async def _run_scan(client: "JobClient", scan: Mapping[str, Any]) -> dict[str, A
 
     def tell(snapshot: "JobSnapshot") -> None:
         if snapshot.is_terminal:
-            typer.echo(f"rabi  theta={angles[snapshot.name]}  {snapshot.id}  {snapshot.state}")
+            put(f"rabi  theta={angles[snapshot.name]}  {snapshot.id}  {snapshot.state}")
 
     ended = await follow(client, list(angles), timeout_s=RUN_S, tell=tell)
     if bad := next(filter(ended_badly, ended), None):

@@ -12,7 +12,7 @@ import typer
 
 from spoolway_server.cli.connection import calls_server
 from spoolway_server.cli.exits import ExitCode, fail
-from spoolway_server.cli.output import ago, say, write_facts, write_json, write_table
+from spoolway_server.cli.output import ago, put, say, write_facts, write_json, write_table
 from spoolway_server.cli.progress import follow
 from spoolway_server.cli.words import ended_badly, ending, facts, joined, progress
 
@@ -79,7 +79,7 @@ async def submit(
         request_id=request_id,
     )
     if not as_json:
-        typer.echo(job.name)
+        put(job.name)
     if not wait:
         if as_json:
             write_json(job.snapshot)
@@ -116,7 +116,7 @@ async def watch(
         if as_json:
             write_json(snapshot, one_line=True)
         elif states.get(snapshot.name) != snapshot.state:
-            typer.echo(f"{snapshot.name}  {snapshot.state}")
+            put(f"{snapshot.name}  {snapshot.state}")
             states[snapshot.name] = snapshot.state
 
     ended = await follow(client, jobs, timeout_s=timeout, tell=tell)
@@ -151,7 +151,7 @@ async def result(
     if output is not None:
         _write(output, content)
     elif sys.stdout.isatty() and not as_json:
-        typer.echo(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
+        put(json.dumps(json.loads(content), indent=2, ensure_ascii=False))
     else:
         typer.echo(content)
 
@@ -163,7 +163,7 @@ async def cancel(client: "JobClient", job: _Job, as_json: _Json = False) -> None
     if as_json:
         write_json(snapshot)
     else:
-        typer.echo(f"{snapshot.name}  {snapshot.state}")
+        put(f"{snapshot.name}  {snapshot.state}")
 
 
 @calls_server

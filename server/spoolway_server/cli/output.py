@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["ago", "as_document", "console", "say", "write_facts", "write_json", "write_table"]
+__all__ = ["ago", "as_document", "console", "put", "say", "write_facts", "write_json", "write_table"]
 
 _WIDE = 1000
 """Columns where nobody looks: a program that reads a table must not find it wrapped or cut."""
@@ -42,7 +42,7 @@ def as_document(value: Any) -> Any:
 def write_json(value: Any, *, one_line: bool = False) -> None:
     """One JSON document on stdout."""
     indent = None if one_line else 2
-    typer.echo(json.dumps(as_document(value), indent=indent, ensure_ascii=False))
+    put(json.dumps(as_document(value), indent=indent, ensure_ascii=False))
 
 
 def write_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -79,7 +79,14 @@ def _print(table: "Table", rows: Iterable[Sequence[object]]) -> None:
     with target.capture() as lines:
         target.print(table)
     # Without the blanks with which rich fills the last column.
-    typer.echo("\n".join(line.rstrip() for line in lines.get().splitlines()))
+    put("\n".join(line.rstrip() for line in lines.get().splitlines()))
+
+
+def put(line: str) -> None:
+    """A line on stdout, at once."""
+    # Not typer.echo: it would write past the bars that may be drawn below.
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def say(message: str) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from spoolway_server.cli.config import read_config
 from spoolway_server.cli.exits import ExitCode, fail
+from spoolway_server.cli.output import put
 from spoolway_server.config import Config
 from spoolway_server.logs import setup_logging
 
@@ -49,6 +50,8 @@ async def _run(settings: Config) -> None:
 
     server = SpoolwayServer(settings)
     await server.start()
-    # For whoever started us with port 0.
-    typer.echo(server.address)
-    await server.run_until_signal()
+    serving = asyncio.create_task(server.run_until_signal())
+    # Until it listens for signals: who reads the address may send one at once.
+    await asyncio.sleep(0)
+    put(server.address)
+    await serving

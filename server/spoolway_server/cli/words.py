@@ -46,7 +46,9 @@ def facts(snapshot: "JobSnapshot") -> list[tuple[str, object]]:
 
 
 def progress(snapshot: "JobSnapshot") -> str:
-    """Percent and stage, as far as the spooler tells."""
+    """Percent and stage, as far as the spooler tells; nothing once the job has ended."""
+    if snapshot.is_terminal:
+        return ""
     percent = f"{snapshot.fraction:.0%}" if snapshot.fraction else ""
     return f"{percent} {snapshot.stage}".strip()
 

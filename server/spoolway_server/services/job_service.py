@@ -1,6 +1,7 @@
 """JobService: translates, calls, translates."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import datetime, timedelta
 
 import grpc
@@ -17,7 +18,7 @@ from spoolway_server.errors import ServiceError
 from spoolway_server.interceptor import Context
 from spoolway_server.jobs import JobRequest, Jobs
 from spoolway_server.leases import Update
-from spoolway_server.names import backend_name, lease_token, resource_id
+from spoolway_server.names import backend_name, lease_token, resource_id, storage_name
 from spoolway_server.services.lease_updates import complete_update, fail_event, leased_key
 from spoolway_server.services.spooler_stream import SpoolerStream
 from spoolway_server.services.unary_spoolers import UnarySpoolers
@@ -69,6 +70,12 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._caller = authenticator.authenticate
         self._max_inline_bytes = max_inline_bytes
         self._max_batch = max_batch
+
+    def end_waits(self) -> None:
+        """The server is about to stop: whoever waits for a job to change, or for a job to run, is answered."""
+        for storage in self._storages.by_name.values():
+            storage.feed.end()
+        self._unary.end_waits()
 
     # Clients
 
@@ -127,14 +134,15 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     ) -> AsyncGenerator[pb.WatchJobsResponse, None]:
         backend = backend_name(request.backend) if request.backend else ""
         events = self._watching.watch(self._caller(context), request.names, backend, request.resume_token)
-        async for event in events:
-            yield pb.WatchJobsResponse(
-                jobs=[job_to_proto(job) for job in event.jobs],
-                deleted=[str(key) for key in event.deleted],
-                resume_token=event.resume_token,
-                snapshot=event.snapshot,
-                snapshot_complete=event.snapshot_complete,
-            )
+        async with aclosing(events):
+            async for event in events:
+                yield pb.WatchJobsResponse(
+                    jobs=[job_to_proto(job) for job in event.jobs],
+                    deleted=[str(key) for key in event.deleted],
+                    resume_token=event.resume_token,
+                    snapshot=event.snapshot,
+                    snapshot_complete=event.snapshot_complete,
+                )
 
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         content, sha256 = await self._jobs.result(self._caller(context), request.name)
@@ -174,8 +182,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, request_iterator: AsyncIterator[pb.StreamNextJobsRequest], context: Context
     ) -> AsyncGenerator[pb.StreamNextJobsResponse, None]:
         stream = SpoolerStream(self._spoolers, self._caller(context), self._max_inline_bytes)
-        async for response in stream.run(request_iterator):
-            yield response
+        async with aclosing(stream.run(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     async def NextJob(self, request: pb.NextJobRequest, context: Context) -> pb.NextJobResponse:
         return await self._unary.next_job(
@@ -217,8 +226,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, request: pb.RegisterBackendRequest, context: Context
     ) -> pb.RegisterBackendResponse:
         self._caller(context)
+        storage = storage_name(request.storage, field="storage") if request.storage else ""
         backend = await self._backends.register(
-            backend_name(request.backend), request.config, request.etag, request.storage
+            backend_name(request.backend), request.config, request.etag, storage
         )
         return pb.RegisterBackendResponse(backend=backend)
 

@@ -48,7 +48,7 @@ def held_from_proto(held: pb.HeldLease) -> HeldJob:
     return HeldJob(
         held.job,
         leased_key(held.job, field="hello.held.job"),
-        lease_token(held.lease_token, field="hello.held"),
+        lease_token(held.lease_token, field="hello.held.lease_token"),
     )
 
 

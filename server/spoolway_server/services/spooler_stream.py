@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import timedelta
 
 import grpc
@@ -64,7 +64,7 @@ class SpoolerStream:
 
     async def run(
         self, requests: AsyncIterator[pb.StreamNextJobsRequest]
-    ) -> AsyncIterator[pb.StreamNextJobsResponse]:
+    ) -> AsyncGenerator[pb.StreamNextJobsResponse, None]:
         """Serve the stream until the client closes it, or some seconds after goaway."""
         opened = await self._hello(requests)
         session = self._session = opened.session
@@ -138,7 +138,7 @@ class SpoolerStream:
             self._principal,
             spooler_id=spooler_id,
             instance_id=instance_id,
-            backends=await self._spoolers.find_backends(names),
+            backends=await self._spoolers.find_backends(names, field="hello.backends"),
             mailbox=self,
             accept_timeout=self._spoolers.timing.accept,
             held=held,

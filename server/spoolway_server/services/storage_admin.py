@@ -1,20 +1,15 @@
 """StorageAdmin: translates, calls, translates."""
 
-import base64
-import binascii
-
-import grpc
-
 from spoolway.v1 import storage_admin_pb2 as pb
 from spoolway.v1 import storage_admin_pb2_grpc
 from spoolway_providers.registry import ProviderTypeError, provider_class, provider_types
 from spoolway_server.auth import Authenticator
-from spoolway_server.errors import ServiceError
 from spoolway_server.interceptor import Context
 from spoolway_server.names import storage_name
 from spoolway_server.services.job_service import page_size
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
+from spoolway_server.tokens import bad_token, decode_token, encode_token
 from spoolway_server.translate import duration
 
 __all__ = ["StorageAdmin"]
@@ -32,13 +27,13 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self, request: pb.ListStoragesRequest, context: Context
     ) -> pb.ListStoragesResponse:
         self._caller(context)
-        after = _decode_name(request.page_token)
+        after = _after(request.page_token)
         size = page_size(request.page_size)
         names = sorted(name for name in self._storages.by_name if name > after)
         page = names[:size]
         return pb.ListStoragesResponse(
             storages=[self._show(self._storages.by_name[name]) for name in page],
-            next_page_token=_encode_name(page[-1]) if len(names) > size else "",
+            next_page_token=encode_token({"after": page[-1]}) if len(names) > size else "",
         )
 
     async def GetStorage(self, request: pb.GetStorageRequest, context: Context) -> pb.GetStorageResponse:
@@ -87,17 +82,8 @@ def _provider_type(name: str) -> pb.ProviderType:
     return pb.ProviderType(name=name, description=found.description, login_fields=fields)
 
 
-def _encode_name(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()
-
-
-def _decode_name(token: str) -> str:
-    try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
-    except (binascii.Error, ValueError) as error:
-        raise ServiceError(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            "TOKEN_INVALID",
-            "page_token: it is not one of this server's; start again without it",
-            field="page_token",
-        ) from error
+def _after(page_token: str) -> str:
+    token = decode_token(page_token, "page_token")
+    if page_token and token.keys() != {"after"}:
+        raise bad_token("page_token", "it is not one of this call's")
+    return token.get("after", "")

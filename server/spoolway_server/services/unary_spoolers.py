@@ -1,6 +1,7 @@
 """NextJob and ExtendLeases: a spooler without a stream."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -32,6 +33,14 @@ class UnarySpoolers:
     def __init__(self, spoolers: Spoolers) -> None:
         """Share sessions with the streams."""
         self._spoolers = spoolers
+        self._waiting: set[_Box] = set()
+        self._ending = False
+
+    def end_waits(self) -> None:
+        """The server is about to stop: no call waits any longer."""
+        self._ending = True
+        for box in self._waiting:
+            box.end("DRAINING")
 
     async def next_job(
         self,
@@ -44,7 +53,7 @@ class UnarySpoolers:
         wait_s: float,
     ) -> pb.NextJobResponse:
         """Take one job, waiting for it up to `wait_s` seconds."""
-        homes = await self._spoolers.find_backends(backends)
+        homes = await self._spoolers.find_backends(backends, field="backends")
         box = _Box()
         if session_id:
             stored = await self._find(caller, session_id, list(dict.fromkeys(homes.values())))
@@ -60,16 +69,7 @@ class UnarySpoolers:
                 has_stream=False,
             )
             session = opened.session
-        session.set_credit("", 1)
-        self._spoolers.start(session)
-        try:
-            claimed = await box.wait(wait_s)
-        except asyncio.CancelledError:
-            await asyncio.shield(_give_back(session, box))
-            raise
-        finally:
-            self._spoolers.detach(session)
-        claimed = claimed or box.claimed
+        claimed = None if self._ending else await self._wait(session, box, wait_s)
         policies = [storage.policy(name) for name, storage in homes.items()]
         return pb.NextJobResponse(
             session=session.id,
@@ -77,6 +77,22 @@ class UnarySpoolers:
             lease_ttl=duration(min(policy.lease_ttl for policy in policies)),
             accept_timeout=duration(session.accept_timeout),
         )
+
+    async def _wait(self, session: Session, box: "_Box", wait_s: float) -> Claimed | None:
+        self._waiting.add(box)
+        session.set_credit("", 1)
+        self._spoolers.start(session)
+        try:
+            await box.wait(wait_s)
+        except asyncio.CancelledError:
+            # First: else a claim under way could still land in the box that nobody empties.
+            self._spoolers.detach(session)
+            await asyncio.shield(_give_back(session, box))
+            raise
+        finally:
+            self._waiting.discard(box)
+            self._spoolers.detach(session)
+        return box.claimed
 
     async def extend(
         self, caller: Principal, session_id: str, leases: Sequence[pb.ExtendedLease]
@@ -91,10 +107,10 @@ class UnarySpoolers:
             )
         parsed = [_parse(one) for one in leases]
         names = list(dict.fromkeys(key.backend for key, _, _ in parsed))
-        homes = await self._spoolers.find_backends(names) if names else {}
+        homes = await self._spoolers.find_backends(names, field="leases.job") if names else {}
         storages = list(dict.fromkeys(homes.values())) or self._spoolers.all_storages()
         stored = await self._find(caller, session_id, storages)
-        standing: dict[JobKey, pb.LeaseStanding] = {}
+        standing: dict[tuple[JobKey, str], pb.LeaseStanding] = {}
         for storage in storages:
             mine = [one for one in parsed if homes[one[0].backend] is storage]
             await self._apply(storage, mine, standing)
@@ -104,7 +120,7 @@ class UnarySpoolers:
             (storage.policy(name).lease_ttl for name, storage in homes.items()), default=timedelta(seconds=30)
         )
         return pb.ExtendLeasesResponse(
-            leases=[standing[key] for key, _, _ in parsed], lease_ttl=duration(ttl)
+            leases=[standing[key, token] for key, token, _ in parsed], lease_ttl=duration(ttl)
         )
 
     async def _find(self, caller: Principal, session_id: str, storages: Sequence[Storage]) -> StoredSession:
@@ -122,12 +138,12 @@ class UnarySpoolers:
     async def _apply(
         storage: Storage,
         leases: Sequence[tuple[JobKey, str, pb.ExtendedLease]],
-        standing: dict[JobKey, pb.LeaseStanding],
+        standing: dict[tuple[JobKey, str], pb.LeaseStanding],
     ) -> None:
         updates = [Update(key, _event(token, one)) for key, token, one in leases]
         outcomes = await storage.leases.apply(updates) if updates else []
         for (key, token, one), outcome in zip(leases, outcomes, strict=True):
-            made = standing[key] = pb.LeaseStanding(job=one.job)
+            made = standing[key, token] = pb.LeaseStanding(job=one.job)
             if isinstance(outcome, ServiceError):
                 if outcome.code is grpc.StatusCode.UNAVAILABLE:
                     raise outcome
@@ -154,17 +170,15 @@ class _Box:
     def end(self, reason: str) -> None:
         self._wake.set()
 
-    async def wait(self, timeout_s: float) -> Claimed | None:
-        try:
+    async def wait(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
-        except TimeoutError:
-            return None
-        return self.claimed
 
 
 def _parse(lease: pb.ExtendedLease) -> tuple[JobKey, str, pb.ExtendedLease]:
-    return leased_key(lease.job, field="leases.job"), lease_token(lease.lease_token, field="leases"), lease
+    token = lease_token(lease.lease_token, field="leases.lease_token")
+    return leased_key(lease.job, field="leases.job"), token, lease
 
 
 def _event(token: str, lease: pb.ExtendedLease) -> Event:
@@ -185,18 +199,18 @@ def _judge(
     storage: Storage,
     leases: Sequence[tuple[JobKey, str, pb.ExtendedLease]],
     attention: Attention,
-    standing: dict[JobKey, pb.LeaseStanding],
+    standing: dict[tuple[JobKey, str], pb.LeaseStanding],
 ) -> None:
     held = {(lease.key, lease.token): lease for lease in attention.leases}
     for key, token, one in leases:
         lease = held.get((key, token))
         if lease is None:
-            if not standing[key].HasField("revoked"):
-                standing[key].revoked.CopyFrom(
+            if not standing[key, token].HasField("revoked"):
+                standing[key, token].revoked.CopyFrom(
                     pb.Revoke(job=one.job, lease_token=token, reason="LEASE_SUPERSEDED")
                 )
         elif lease.state is State.CANCELLING:
-            standing[key].cancel.CopyFrom(
+            standing[key, token].cancel.CopyFrom(
                 pb.Cancel(
                     job=one.job,
                     lease_token=token,

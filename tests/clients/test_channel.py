@@ -1,0 +1,67 @@
+"""How channels are set up."""
+
+import json
+import logging
+
+import pytest
+
+from spoolway.channel import Connection, channel_options, service_config
+from spoolway.settings import Settings
+from spoolway.v1 import job_service_pb2 as pb
+
+NEVER_REPEATED = {
+    # Streams resume by themselves; an answer of NextJob that got lost holds a job.
+    "StreamNextJobs",
+    "WatchJobs",
+    "NextJob",
+}
+
+
+def test_each_call_is_either_safe_to_repeat_or_never_repeated() -> None:
+    """A new call of the contract must be put on one side or the other."""
+    [config] = json.loads(service_config())["methodConfig"]
+    repeated = {name["method"] for name in config["name"]}
+    known = {method.name for method in pb.DESCRIPTOR.services_by_name["JobService"].methods}
+
+    assert repeated | NEVER_REPEATED == known
+    assert not repeated & NEVER_REPEATED
+    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+
+
+def test_calls_are_spread_over_healthy_servers() -> None:
+    """With several addresses the channel takes turns, and passes over a server that is not serving."""
+    config = json.loads(service_config())
+
+    assert config["loadBalancingConfig"] == [{"round_robin": {}}]
+    assert config["healthCheckConfig"] == {"serviceName": "spoolway.v1.JobService"}
+
+
+def test_pings_are_fewer_than_what_servers_count() -> None:
+    """A ping comes before a proxy's usual 60 s are over, and only during calls."""
+    options = dict(channel_options(own_connections=False))
+
+    assert 30_000 <= options["grpc.keepalive_time_ms"] < 60_000
+    assert options["grpc.keepalive_permit_without_calls"] == 0
+    assert options["grpc.max_receive_message_length"] == 32 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("address", "warns"),
+    [
+        ("127.0.0.1:50061", False),
+        ("localhost:50061", False),
+        ("dns:///localhost:1", False),
+        ("[::1]:50061", False),
+        ("unix:/run/spoolway.sock", False),
+        ("lab.example.org:50061", True),
+    ],
+)
+async def test_a_token_without_tls_is_warned_about(
+    caplog: pytest.LogCaptureFixture, address: str, warns: bool
+) -> None:
+    """A token that travels unencrypted to another machine is told, without showing it."""
+    with caplog.at_level(logging.WARNING, logger="spoolway"):
+        await Connection(Settings(address=address, user="ada", token="secret")).close()
+
+    assert ("unencrypted" in caplog.text) is warns
+    assert "secret" not in caplog.text
