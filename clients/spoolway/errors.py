@@ -290,9 +290,7 @@ CLASS_OF_REASON: dict[str, type[SpoolwayError]] = {
     "ETAG_MISMATCH": EtagMismatchError,
     "SESSION_REPLACED": SessionReplacedError,
     "QUEUE_FULL": QueueFullError,
-    "TOO_LARGE": ContentTooLargeError,
     "CONTENT_TOO_LARGE": ContentTooLargeError,
-    "RESULT_TOO_LARGE": ContentTooLargeError,
 }
 
 # Errors that came without ErrorInfo are not the server's own words: gRPC or a proxy made them.

@@ -96,6 +96,7 @@ class Session:
         self._agenda = Agenda()
         self._told_interval_s = _HEARTBEAT_S
         self._last_beat_at = now()
+        self._next_tick = float("inf")
         self._was_unsure = False
         self._was_welcomed = False
         self._is_leaving = False
@@ -197,6 +198,7 @@ class Session:
         due = min(self._last_beat_at + self.interval_s, self._agenda.next_due)
         if self._held and self.leases.run_out_at > now:
             due = min(due, self.leases.run_out_at)
+        self._next_tick = due
         return due
 
     # The end of the work.
@@ -268,8 +270,6 @@ class Session:
         if backend is None or self._refuses(backend):
             self._reports.release(assignment.job, assignment.lease_token, "no place for it here")
             return
-        if not self._held:
-            self.poke.set()  # beats are more frequent now
         held = HeldJob(
             token=assignment.lease_token,
             job=RunningJob(assignment, self.leases, self._notify),
@@ -278,6 +278,7 @@ class Session:
         )
         backend.busy += 1
         self._held[held.token] = held
+        self._tick_by(self._last_beat_at + self.interval_s)  # beats are more frequent now
         self._reports.send(held, Report.ACCEPT, self._now())
 
     def _refuses(self, backend: SpooledBackend) -> bool:
@@ -329,7 +330,7 @@ class Session:
         if beat.HasField("heartbeat_interval"):
             self._told_interval_s = beat.heartbeat_interval.ToTimedelta().total_seconds() or _HEARTBEAT_S
         self._note_sureness()
-        self.poke.set()
+        self._tick_by(self._last_beat_at + self.interval_s)
 
     def _cancel(self, cancel: pb.Cancel) -> None:
         held = self._held.get(cancel.lease_token)
@@ -463,7 +464,12 @@ class Session:
 
     def _later(self, due: float, action: Callable[[], None]) -> None:
         self._agenda.add(due, action)
-        self.poke.set()
+        self._tick_by(due)
+
+    def _tick_by(self, due: float) -> None:
+        if due < self._next_tick:
+            self._next_tick = due
+            self.poke.set()
 
     # Progress.
 

@@ -97,7 +97,8 @@ class Spooler:
         self._timing = Timing()
         self._now = steady_clock()
         self._backends: dict[str, SpooledBackend] = {}
-        self._lock = threading.Lock()
+        # Reentrant: on Windows a signal's handler may interrupt the very thread that holds it.
+        self._lock = threading.RLock()
         self._serving: tuple[asyncio.AbstractEventLoop, Supervisor] | None = None
         self._is_drained = False
         if backend is not None:

@@ -92,6 +92,7 @@ class Supervisor:
 
     async def _work(self) -> None:
         await self._register()
+        self._backoff.reset()
         while not self.session.finished.is_set():
             end = await self._stream()
             if self.session.finished.is_set():
@@ -101,7 +102,10 @@ class Supervisor:
             self._note_mistake(end)
             if isinstance(end.error, NotFoundError):
                 await self._register()
-            await self._pause(self._wait_s(end))
+            wait_s = self._wait_s(end)
+            level = logging.INFO if end.goaway is not None else logging.WARNING
+            _log.log(level, "disconnected: %s; next try in %.1f s", end, wait_s)
+            await self._pause(wait_s)
 
     async def _register(self) -> None:
         """Register every backend, however long it takes."""
@@ -116,7 +120,6 @@ class Supervisor:
                     await self._pause(wait_s)
                 else:
                     break
-        self._backoff.reset()
         self._mistakes = 0
 
     async def _register_one(self, backend: SpooledBackend) -> None:

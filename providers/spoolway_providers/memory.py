@@ -353,7 +353,8 @@ class MemoryProvider(Provider):
     async def wait(self, timeout: timedelta) -> Hints | None:
         """See the interface."""
         try:
-            await asyncio.wait_for(self._woken.wait(), timeout.total_seconds())
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._woken.wait()
         except TimeoutError:
             return None
         self._woken.clear()

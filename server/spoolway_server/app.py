@@ -17,7 +17,7 @@ from spoolway_server.auth import Authenticator, LoopbackAuthenticator
 from spoolway_server.backends import Backends
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings
-from spoolway_server.interceptor import ErrorInterceptor
+from spoolway_server.guard import add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
@@ -84,9 +84,9 @@ class SpoolwayServer:
         Raises:
             OSError: the port is taken.
         """
-        server = self._grpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=self._options())
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(self._job_service, server)
-        storage_admin_pb2_grpc.add_StorageAdminServicer_to_server(self._storage_admin, server)
+        server = self._grpc = grpc.aio.server(options=self._options())
+        add_guarded(job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service, server)
+        add_guarded(storage_admin_pb2_grpc.add_StorageAdminServicer_to_server, self._storage_admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [

@@ -6,7 +6,7 @@ import grpc
 import msgspec
 
 from spoolway_server.errors import ServiceError
-from spoolway_server.interceptor import Context
+from spoolway_server.guard import Context
 from spoolway_server.names import USER_NAME
 
 __all__ = ["Authenticator", "LoopbackAuthenticator", "Principal"]

@@ -58,10 +58,10 @@ class Dispatcher:
         """There may be jobs, or credit."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """End the loop."""
-        if self._task is not None:
-            self._task.cancel()
+    def stop(self) -> asyncio.Task[None] | None:
+        """End the loop; returns its task, which ends once it has been cancelled."""
+        self._sessions.clear()
+        return self._task
 
     @property
     def waiting_places(self) -> int:

@@ -11,9 +11,7 @@ from spoolway_server.storage import Storage
 __all__ = ["job_not_found", "own_job"]
 
 
-async def own_job(
-    storage: Storage, caller: Principal, key: JobKey, name: str, *, field: str = "name"
-) -> Job:
+async def own_job(storage: Storage, caller: Principal, key: JobKey, name: str, *, field: str = "name") -> Job:
     """The job if it is there and the caller may see it; `name` is what the caller called it in `field`."""
     storage.require_usable()
     try:

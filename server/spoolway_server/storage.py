@@ -93,12 +93,14 @@ class Storage:
 
     async def stop(self) -> None:
         """End the loops and close the provider."""
-        for dispatcher in self._dispatchers.values():
-            dispatcher.stop()
-        running = [*self._tasks, *self._withdrawals]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        running = {*self._tasks, *self._withdrawals}
+        running |= {task for task in (d.stop() for d in self._dispatchers.values()) if task is not None}
+        while running:
+            for task in running:
+                task.cancel()
+            # Again and again: a wait may swallow a cancellation (Python 3.11's wait_for does, if what it
+            # waited for has just come).
+            _, running = await asyncio.wait(running, timeout=1)
         await self.provider.close()
 
     def report(self, error: ProviderError | None) -> None:

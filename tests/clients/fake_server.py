@@ -17,6 +17,12 @@ from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import job_service_pb2_grpc as rpc
 
+_UNARY = {
+    method.name
+    for method in pb.DESCRIPTOR.services_by_name["JobService"].methods
+    if not method.server_streaming
+}
+
 PATIENCE_S = 10
 """How long a test waits for what must happen."""
 
@@ -96,9 +102,9 @@ class FakeStream:
     def welcome(self, **fields: Any) -> None:
         defaults: dict[str, Any] = {
             "session": "s1",
-            "lease_ttl": timedelta(seconds=30),
-            "heartbeat_interval": timedelta(seconds=10),
-            "accept_timeout": timedelta(seconds=3),
+            "lease_ttl": duration(30),
+            "heartbeat_interval": duration(10),
+            "accept_timeout": duration(3),
             "max_inline_bytes": 2 * 1024 * 1024,
         }
         self.send(welcome=pb.Welcome(**(defaults | fields)))
@@ -120,15 +126,15 @@ class FakeStream:
                 job=job_name(job_id),
                 lease_token=token(job_id),
                 reason=job_pb2.STATE_REASON_USER,
-                grace=timedelta(seconds=30),
+                grace=duration(30),
             )
         )
 
     def revoke(self, job_id: str, reason: str = "LEASE_SUPERSEDED") -> None:
         self.send(revoke=revoked(job_id, reason))
 
-    def goaway(self, reason: str, after: timedelta = timedelta(0)) -> None:
-        self.send(goaway=pb.Goaway(reason=reason, reconnect_after=after))
+    def goaway(self, reason: str, after_s: float = 0) -> None:
+        self.send(goaway=pb.Goaway(reason=reason, reconnect_after=duration(after_s)))
 
     def close(self, refusal: Refusal | None = None) -> None:
         """End the stream, by default with OK."""
@@ -171,7 +177,7 @@ class FakeStream:
             await context.write(message)
 
 
-class FakeServer(rpc.JobServiceServicer):
+class FakeServer:
     """Answers unary calls from `answers`, and hands streams to the test."""
 
     def __init__(self) -> None:
@@ -190,7 +196,8 @@ class FakeServer(rpc.JobServiceServicer):
 
     async def start(self, port: int = 0) -> None:
         self._server = aio.server(options=[("grpc.so_reuseport", 0)])
-        rpc.add_JobServiceServicer_to_server(self, self._server)
+        servicer: Any = self
+        rpc.add_JobServiceServicer_to_server(servicer, self._server)
         self._server.add_generic_rpc_handlers((_HEALTH,))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"
@@ -217,6 +224,16 @@ class FakeServer(rpc.JobServiceServicer):
         async with asyncio.timeout(PATIENCE_S), self.arrived:
             await self.arrived.wait_for(lambda: len(self.requests.get(method, ())) >= times)
         return self.requests[method]
+
+    def __getattr__(self, method: str) -> Any:
+        """Every unary call of the service."""
+        if method not in _UNARY:
+            raise AttributeError(method)
+
+        async def handle(request: Any, context: Any) -> Any:
+            return await self._answer(method, request, context)
+
+        return handle
 
     async def _answer(self, method: str, request: Any, context: Any) -> Any:
         self.requests.setdefault(method, []).append(request)
@@ -250,20 +267,6 @@ class FakeServer(rpc.JobServiceServicer):
                 await context.write(event)
         except Refusal as refusal:
             await refusal.abort(context)
-
-
-def _unary(method: str) -> Any:
-    async def handle(self: FakeServer, request: Any, context: Any) -> Any:
-        return await self._answer(method, request, context)
-
-    return handle
-
-
-for _method in pb.DESCRIPTOR.services_by_name["JobService"].methods:
-    if not _method.server_streaming:
-        setattr(FakeServer, _method.name, _unary(_method.name))
-# The methods were added after the class was made, when it was still abstract.
-FakeServer.__abstractmethods__ = frozenset()  # type: ignore[attr-defined] # set by ABCMeta
 
 
 async def _watch_health(request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -334,10 +337,14 @@ def job(job_id: str = "1", state: str = "QUEUED", revision: int = 1, **fields: A
     )
 
 
-def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
-    delay = duration_pb2.Duration()
-    delay.FromTimedelta(timedelta(seconds=seconds))
-    return error_details_pb2.RetryInfo(retry_delay=delay)
+def duration(seconds: float) -> duration_pb2.Duration:
+    span = duration_pb2.Duration()
+    span.FromTimedelta(timedelta(seconds=seconds))
+    return span
+
+
+def retry_info(seconds: float) -> Message:
+    return error_details_pb2.RetryInfo(retry_delay=duration(seconds))
 
 
 def names(updates: Iterable[Any]) -> set[str]:

@@ -9,7 +9,7 @@ from spoolway import JobClient
 from spoolway.backend import backend_from_proto
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
-from tests.clients.fake_server import FakeServer, in_turn
+from tests.clients.fake_server import FakeServer, duration, in_turn
 
 CONFIG = {
     "description": "one qudit",
@@ -28,7 +28,7 @@ def backend(config: object) -> job_pb2.Backend:
         storage="main",
         config=json.dumps(config).encode(),
         config_etag="c1",
-        policy=job_pb2.BackendPolicy(max_attempts=3, lease_ttl=timedelta(seconds=30)),
+        policy=job_pb2.BackendPolicy(max_attempts=3, lease_ttl=duration(30)),
         status=job_pb2.BackendStatus(
             backend_name="singlequdit", operational=True, pending_jobs=2, status_msg="ok"
         ),

@@ -117,7 +117,9 @@ def test_an_unknown_code_of_an_item_is_an_unknown_error() -> None:
 def test_a_broken_trailer_is_passed_over() -> None:
     """A proxy's bad trailer does not hide the status."""
     trailer = aio.Metadata(("grpc-status-details-bin", b"\xff\xff"))
-    error = error_from_rpc(aio.AioRpcError(grpc.StatusCode.NOT_FOUND, aio.Metadata(), trailer, "no job"), "host:1")
+    error = error_from_rpc(
+        aio.AioRpcError(grpc.StatusCode.NOT_FOUND, aio.Metadata(), trailer, "no job"), "host:1"
+    )
 
     assert type(error) is NotFoundError
 

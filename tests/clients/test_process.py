@@ -97,7 +97,7 @@ async def test_signals_arrive_where_the_loop_takes_none(monkeypatch: pytest.Monk
     arrived = asyncio.Event()
     before = signal.getsignal(signal.SIGINT)
 
-    with _signals(lambda: loop.call_soon_threadsafe(arrived.set)):  # type: ignore[arg-type,return-value]
+    with _signals(lambda: loop.call_soon_threadsafe(arrived.set)):
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(arrived.wait(), PATIENCE_S)
 

@@ -1,6 +1,5 @@
 """The rules of a spooler's session, by a fake clock and without gRPC."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from spoolway.session import Identity, Session
 from spoolway.timing import Timing
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
-from tests.clients.fake_server import job_name, revoked, token
+from tests.clients.fake_server import duration, job_name, revoked, token
 
 
 class Clock:
@@ -51,8 +50,8 @@ class Bench:
         self.session.runner = self.runner  # type: ignore[assignment] # the same two methods
 
     def welcome(self, *kept: str, interval_s: float = 10, **fields: Any) -> None:
-        fields.setdefault("lease_ttl", timedelta(seconds=30))
-        interval = timedelta(seconds=interval_s)
+        fields.setdefault("lease_ttl", duration(30))
+        interval = duration(interval_s)
         names = map(job_name, kept)
         self.session.welcomed(pb.Welcome(kept=names, heartbeat_interval=interval, **fields), self.clock.now_s)
 
@@ -93,7 +92,7 @@ class Bench:
         return beat
 
     def ack(self, beat: Any, interval_s: float = 10) -> None:
-        interval = timedelta(seconds=interval_s)
+        interval = duration(interval_s)
         self.receive(beat=pb.ServerBeat(acked_sequence=beat.sequence, heartbeat_interval=interval))
 
 

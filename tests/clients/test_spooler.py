@@ -22,7 +22,7 @@ from spoolway import (
 )
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
-from tests.clients.fake_server import FakeServer, Refusal, in_turn, job, job_name, revoked, token
+from tests.clients.fake_server import FakeServer, Refusal, duration, in_turn, job, job_name, revoked, token
 from tests.clients.spooling import Runs, at_work, echo, ended, make_spooler, timed
 
 ALL_STATUSES = list(grpc.StatusCode)
@@ -78,7 +78,7 @@ async def test_the_run_function_sees_the_job(server: FakeServer) -> None:
             owner="bob",
             attempts_before=2,
             labels={"a": "b"},
-            max_run_time=timedelta(hours=1),
+            max_run_time=duration(3600),
         )
         stream.confirm(await stream.receive("accept"))
         seen = await runs.next()
@@ -526,7 +526,7 @@ async def test_goaway_says_when_to_come_back(server: FakeServer) -> None:
         first = await server.next_stream()
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        first.goaway("DRAINING", timedelta(seconds=0.3))
+        first.goaway("DRAINING", 0.3)
         await server.next_stream()
 
     assert loop.time() - asked_at >= 0.3
@@ -591,7 +591,7 @@ async def test_a_silent_stream_is_torn_down(server: FakeServer) -> None:
     """A stream on which beats get no answer is given up, and the job in hand goes on."""
     runs = Runs()
     async with at_work(make_spooler(server, runs.run, timing=timed(silence_margin_s=0.1))):
-        first = await server.next_stream(heartbeat_interval=timedelta(seconds=0.05))
+        first = await server.next_stream(heartbeat_interval=duration(0.05))
         await first.accept("1")
         await runs.next()
         second = await server.next_stream(kept=[job_name("1")])
@@ -602,7 +602,7 @@ async def test_a_silent_stream_is_torn_down(server: FakeServer) -> None:
 async def test_a_stream_with_answered_beats_stays(server: FakeServer) -> None:
     """Beats come at the interval that the server says, and their answers keep the stream."""
     async with at_work(make_spooler(server, echo, timing=timed(silence_margin_s=0.3))):
-        stream = await server.next_stream(heartbeat_interval=timedelta(seconds=0.05))
+        stream = await server.next_stream(heartbeat_interval=duration(0.05))
         for _ in range(10):
             beat = await stream.receive("beat")
             stream.send(beat=pb.ServerBeat(acked_sequence=beat.sequence))
@@ -614,7 +614,7 @@ async def test_leases_are_unsure_without_answers_and_sure_again_with_them(server
     """When beats stay unanswered for the lease's time the job is told, and no new work is taken."""
     runs = Runs()
     async with at_work(make_spooler(server, runs.run, concurrency=2)):
-        stream = await server.next_stream(lease_ttl=timedelta(seconds=0.3))
+        stream = await server.next_stream(lease_ttl=duration(0.3))
         assert (await stream.receive("credit")).outstanding == 2
         await stream.accept("1")
         running = await runs.next()
@@ -693,7 +693,7 @@ async def test_an_end_is_sent_again_after_unavailable(server: FakeServer) -> Non
 async def test_an_end_whose_confirm_never_comes_is_sent_again(server: FakeServer) -> None:
     """A confirm that the server forgot does not take the place for ever."""
     async with at_work(make_spooler(server, echo, timing=timed(confirm_s=0.1))):
-        stream = await server.next_stream(heartbeat_interval=timedelta(seconds=0.05))
+        stream = await server.next_stream(heartbeat_interval=duration(0.05))
         await stream.accept("1")
         first = await stream.receive("complete")
         second = await stream.receive("complete")
@@ -893,7 +893,7 @@ async def test_progress_is_coalesced(server: FakeServer) -> None:
         stream = await server.next_stream()
         await stream.accept("1")
         running = await runs.next()
-        await asyncio.to_thread(lambda: [running.report(f"step {n}", n / 1000) for n in range(1000)])
+        await asyncio.to_thread(_report_a_thousand_times, running)
         first = await stream.receive("progress")
         running.report(detail="the last word")
         second = await stream.receive("progress")
@@ -1008,6 +1008,11 @@ async def test_an_unauthenticated_hello_at_the_start_is_raised(server: FakeServe
     async with at_work(make_spooler(server, echo)) as task:
         with pytest.raises(UnauthenticatedError, match="unknown token"):
             await ended(task)
+
+
+def _report_a_thousand_times(job: RunningJob) -> None:
+    for n in range(1000):
+        job.report(f"step {n}", n / 1000)
 
 
 async def _until(condition: Any) -> None:

@@ -115,7 +115,9 @@ class DropboxAccount:
         """Settings of the account, its files or its routes, by name."""
         self.control(set=settings)
 
-    def fail(self, fault: Fault, route: str = "*", *, skip: int = 0, times: int = 1, seconds: float = 1) -> None:
+    def fail(
+        self, fault: Fault, route: str = "*", *, skip: int = 0, times: int = 1, seconds: float = 1
+    ) -> None:
         """Plan a fault; -1 times is for ever."""
         rule = {"fault": fault.value, "route": route, "skip": skip, "times": times, "seconds": seconds}
         self.control(faults=[rule])

@@ -92,11 +92,15 @@ class Namespace:
         self._lock = threading.RLock()
         self._writing = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._known: set[str] = set()
         self._listings: dict[str, tuple[Json, list[Json], int]] = {}
         self._numbers = count(1)
         self._random = random.Random(seed)  # noqa: S311 - an order, no secret
 
     # Reading
+
+    def owns(self, cursor: str) -> bool:
+        return cursor in self._listings
 
     def find(self, path: str) -> Node:
         with self._lock:
@@ -247,7 +251,7 @@ class Namespace:
         return None if same and not strict else "file"
 
     def _was_there(self, low: str) -> bool:
-        return any(path == low for path, _ in self.journal)
+        return low in self._known
 
     def _file_above(self, path: str) -> str | None:
         above = path.lower()
@@ -313,6 +317,7 @@ class Namespace:
 
     def _set(self, node: Node) -> None:
         self.nodes[node.path.lower()] = node
+        self._known.add(node.path.lower())
         self.journal.append((node.path.lower(), node.path))
 
     def _forget(self, node: Node) -> None:

@@ -174,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
         """Whose call it is, if the token and its scopes allow it."""
         if name == "files/list_folder/longpoll":
             cursor = arg.get("cursor", "")
-            owner = (a for a in self.accounts.values() if cursor in a.namespace._listings)
+            owner = (a for a in self.accounts.values() if a.namespace.owns(cursor))
             account = next(owner, None)
             if account is None:
                 raise _refusal(Refused("reset"))

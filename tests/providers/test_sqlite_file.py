@@ -1,5 +1,6 @@
 """Which files the SQLite provider opens, and which it leaves alone."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -68,6 +69,17 @@ async def test_migration_takes_place_once(path: Path, open_sqlite: OpenSqlite) -
     first, second = await open_sqlite(), await open_sqlite()
 
     assert (await first.find(Query())).jobs == (await second.find(Query())).jobs
+
+
+async def test_new_file_is_made_once(tmp_path: Path, open_sqlite: OpenSqlite) -> None:
+    """Many processes may open a file that is not there yet, all at once."""
+    for n in range(10):
+        at = tmp_path / f"jobs-{n}.sqlite"
+        first, *others = await asyncio.gather(*(open_sqlite(at) for _ in range(8)))
+
+        await first.put_config("a", b"{}", None)
+        for other in others:
+            assert [backend.name for backend in await other.backends()] == ["a"]
 
 
 async def test_every_old_version_has_a_file() -> None:

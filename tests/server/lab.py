@@ -1,7 +1,7 @@
 """A real server on a free port, and callers of it by the bare stubs."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from spoolway_server.storage import Storage
 from tests.server.fake_clock import JumpClock
 from tests.server.storage_faults import StorageFaults
 
-__all__ = ["PATIENCE_S", "Caller", "Lab", "merged", "outcomes_of", "state_of", "states_of"]
+__all__ = ["PATIENCE_S", "Caller", "Lab", "eventually", "merged", "outcomes_of", "state_of", "states_of"]
 
 PATIENCE_S = 10.0
 """How long a test waits for what must come at once."""
@@ -137,6 +137,13 @@ class Lab:
         for channel in self._channels:
             await channel.close()
         await self.server.stop(0)
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for something within the server that tells nobody when it happens."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  # see above
+            await asyncio.sleep(0.001)
 
 
 def state_of(job: job_pb2.Job) -> str:

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from tests.server.fake_spooler import FakeSpooler
-from tests.server.lab import PATIENCE_S, Caller, Lab, state_of
+from tests.server.lab import Caller, Lab, eventually, state_of
 
 SHORT = Duration(nanos=50_000_000)
 
@@ -100,15 +100,11 @@ async def test_a_wait_that_is_given_up_leaves_nothing_behind(lab: Lab, alice: Ca
     job = await alice.submit()
     waiting = asyncio.create_task(alice.wait(job.name))
     feed = lab.storage().feed
-    async with asyncio.timeout(PATIENCE_S):
-        while not feed.watched:
-            await asyncio.sleep(0)
+    await eventually(lambda: feed.watched)
 
     waiting.cancel()
 
-    async with asyncio.timeout(PATIENCE_S):
-        while feed.watched:
-            await asyncio.sleep(0.001)
+    await eventually(lambda: not feed.watched)
 
 
 async def test_an_older_document_never_ends_a_wait(lab: Lab, alice: Caller) -> None:
@@ -119,9 +115,7 @@ async def test_an_older_document_never_ends_a_wait(lab: Lab, alice: Caller) -> N
     newest = await alice.job(job.name)
     waiting = asyncio.create_task(alice.wait(job.name, etag=newest.etag, timeout=Duration(nanos=200_000_000)))
     feed = lab.storage().feed
-    async with asyncio.timeout(PATIENCE_S):
-        while not feed.watched:
-            await asyncio.sleep(0)
+    await eventually(lambda: feed.watched)
 
     feed._offer(old)
 

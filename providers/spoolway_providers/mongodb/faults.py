@@ -36,8 +36,14 @@ _DOCUMENT_LIMIT = 16 << 20
 _SOON = timedelta(seconds=1)
 
 
-def is_duplicate(error: PyMongoError) -> bool:
-    """Whether a unique index refused the write."""
+def is_duplicate(error: BaseException | None) -> bool:
+    """Whether a unique index refused the write, and nothing else went wrong."""
+    if isinstance(error, BulkWriteError):
+        details = error.details or {}
+        errors = details.get("writeErrors", [])
+        return not details.get("writeConcernErrors") and all(
+            e["code"] in _DUPLICATE_KEY_CODES for e in errors
+        )
     return isinstance(error, DuplicateKeyError) or getattr(error, "code", None) in _DUPLICATE_KEY_CODES
 
 

@@ -3,13 +3,11 @@
 import secrets
 from collections.abc import Awaitable, Callable
 
-from pymongo import ASCENDING, IndexModel
-from pymongo.errors import PyMongoError
+from pymongo import ASCENDING, IndexModel, ReturnDocument
 
 from spoolway_providers.errors import Corrupt
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document
-from spoolway_providers.mongodb.faults import is_duplicate, write_fault
 
 __all__ = ["INDEXES", "SCHEMA_VERSION", "prepare"]
 
@@ -48,6 +46,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     "blobs.chunks": [_index("files_id_1_n_1", "files_id", "n", unique=True)],
     "blobs.files": [
         _index("uncommitted", "uploadDate", where={"metadata.committed": False}),
+        _index("job", "metadata.job", "metadata.backend"),
     ],
 }
 
@@ -59,33 +58,24 @@ async def prepare(connection: Connection) -> None:
         Corrupt: a newer version's layout.
         LoginRefused: the login may not do what is needed.
     """
-    with connection.writing():
+    with connection.reading():
         schema = await connection["meta"].find_one({"_id": "schema"})
-    if schema is None:
-        await _create_indexes(connection)
-        schema = await _found(connection)
-    elif not isinstance(schema.get("version"), int) or "epoch" not in schema:
-        raise Corrupt(f"database {connection.login.database} has a meta document that is not Spoolway's")
-    await _migrate(connection, schema["version"])
+    if schema is not None:
+        await _migrate(connection, schema)
     await _create_indexes(connection)
+    if schema is None:
+        schema = await _found(connection)
     connection.epoch = schema["epoch"]
 
 
 async def _found(connection: Connection) -> Document:
     """Write the first schema document, or read that of who came first."""
     schema: Document = {"_id": "schema", "version": SCHEMA_VERSION, "epoch": secrets.token_hex(4)}
-    try:
-        with connection.writing():
-            await connection["meta"].insert_one(schema)
-    except Exception as error:
-        if not (isinstance(error.__cause__, PyMongoError) and is_duplicate(error.__cause__)):
-            raise
-        with connection.reading():
-            found = await connection.newest("meta").find_one({"_id": "schema"})
-        if found is None:
-            raise write_fault(error.__cause__) from error
-        return found
-    return schema
+    with connection.writing():
+        found: Document = await connection["meta"].find_one_and_update(
+            {"_id": "schema"}, {"$setOnInsert": schema}, upsert=True, return_document=ReturnDocument.AFTER
+        )
+    return found
 
 
 async def _create_indexes(connection: Connection) -> None:
@@ -95,7 +85,10 @@ async def _create_indexes(connection: Connection) -> None:
             await connection[name].create_indexes(indexes)
 
 
-async def _migrate(connection: Connection, version: int) -> None:
+async def _migrate(connection: Connection, schema: Document) -> None:
+    version = schema.get("version")
+    if not isinstance(version, int) or "epoch" not in schema:
+        raise Corrupt(f"database {connection.login.database} has a collection `meta` that is not Spoolway's")
     if version > SCHEMA_VERSION:
         raise Corrupt(
             f"database {connection.login.database} has schema version {version}, and this program knows up to "

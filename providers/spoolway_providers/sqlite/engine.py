@@ -80,6 +80,7 @@ class Engine:
         wake.touch()
         if self._watches:
             self._watcher = self._watch(wake)
+        self._recent = RecentChanges()
         self._take_hints()
 
     async def close(self) -> None:

@@ -74,7 +74,7 @@ def get(connection: sqlite3.Connection, key: JobKey) -> Job:
 
 def find(connection: sqlite3.Connection, query: Query) -> Page:
     """A page of the jobs that match; one row more tells whether there is another page."""
-    where, values = _conditions(query)
+    source, where, values = _conditions(query)
     place = "due_at, seq" if query.due_before is not None else "seq"
     order, beyond = ("DESC", "<") if query.newest_first else ("ASC", ">")
     if query.cursor:
@@ -83,7 +83,7 @@ def find(connection: sqlite3.Connection, query: Query) -> Page:
         values += at
     order_by = ", ".join(f"{column} {order}" for column in place.split(", "))
     rows = connection.execute(
-        f"SELECT doc, {place} FROM jobs WHERE {where} ORDER BY {order_by} LIMIT ?",  # noqa: S608
+        f"SELECT doc, {place} FROM {source} WHERE {where} ORDER BY {order_by} LIMIT ?",  # noqa: S608
         (*values, query.limit + 1),
     ).fetchall()
     page = rows[: query.limit]
@@ -93,16 +93,16 @@ def find(connection: sqlite3.Connection, query: Query) -> Page:
 
 def count(connection: sqlite3.Connection, query: Query) -> int:
     """How many match, up to the query's limit."""
-    where, values = _conditions(query)
+    source, where, values = _conditions(query)
     row = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {where} LIMIT ?)",  # noqa: S608
+        f"SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where} LIMIT ?)",  # noqa: S608
         (*values, query.limit),
     ).fetchone()
     return int(row[0])
 
 
-def _conditions(query: Query) -> tuple[str, list[Any]]:
-    """The query in SQL: fixed words, and all that a user gave as values."""
+def _conditions(query: Query) -> tuple[str, str, list[Any]]:
+    """The query in SQL: where to look, fixed words, and all that a user gave as values."""
     terms: list[tuple[str, list[Any]]] = [("1", [])]
     if query.id is not None:
         terms.append(("id = ?", [query.id]))
@@ -111,7 +111,8 @@ def _conditions(query: Query) -> tuple[str, list[Any]]:
     if query.owner is not None:
         terms.append(("owner = ?", [query.owner]))
     if query.states:
-        terms.append(_state_condition(query.states))
+        marks = ", ".join("?" * len(query.states))
+        terms.append((f"state IN ({marks})", [state.value for state in query.states]))
     for name, value in query.labels.items():
         exists = "EXISTS (SELECT 1 FROM json_each(jobs.doc, '$.labels') AS l WHERE l.key = ? AND l.value = ?)"
         terms.append((exists, [name, value]))
@@ -121,18 +122,25 @@ def _conditions(query: Query) -> tuple[str, list[Any]]:
         terms.append(("due_at <= ?", [to_microseconds(query.due_before)]))
     if query.orphaned:
         open_sessions = "SELECT id FROM sessions WHERE state <> 'CLOSED'"
-        terms.append((f"session IS NOT NULL AND session <> '' AND session NOT IN ({open_sessions})", []))
-    return " AND ".join(term for term, _ in terms), [value for _, values in terms for value in values]
+        terms.append((f"session <> '' AND session NOT IN ({open_sessions})", []))
+    source, term = _source(query)
+    terms.append((term, []))
+    return source, " AND ".join(t for t, _ in terms), [value for _, values in terms for value in values]
 
 
-def _state_condition(states: tuple[State, ...]) -> tuple[str, list[Any]]:
-    condition = f"state IN ({', '.join('?' * len(states))})"
-    # What is true of these states anyway, in the words of an index that holds no others.
-    if _WAITING_STATES.issuperset(states):
-        condition += " AND state IN ('QUEUED', 'HELD')"
-    elif ACTIVE_STATES.issuperset(states):
-        condition += " AND session IS NOT NULL"
-    return condition, [state.value for state in states]
+def _source(query: Query) -> tuple[str, str]:
+    """The table, by the index of the few jobs that may match; and what is true of them, in its words.
+
+    Left to itself SQLite would rather walk through all jobs in order than sort a few.
+    """
+    if query.due_before is not None or query.id is not None:
+        return "jobs", "1"
+    is_active = bool(query.states) and ACTIVE_STATES.issuperset(query.states)
+    if query.session is not None or query.orphaned or is_active:
+        return "jobs INDEXED BY jobs_held", "session IS NOT NULL"
+    if query.states and _WAITING_STATES.issuperset(query.states):
+        return "jobs", "state IN ('QUEUED', 'HELD')"
+    return "jobs", "1"
 
 
 def position(connection: sqlite3.Connection, asked: PositionAsked) -> int:

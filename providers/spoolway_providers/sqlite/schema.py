@@ -9,22 +9,24 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, sleep
 
 from spoolway_providers.errors import Corrupt, LoginRefused, Unavailable
-from spoolway_providers.sqlite.faults import fault_of
+from spoolway_providers.sqlite.faults import code_of, fault_of
 
 __all__ = ["SCHEMA_VERSION", "connect", "prepare"]
 
 APPLICATION_ID = 0x53706F6F
 """`Spoo`: tells `file` and us whose file it is."""
 
+_PAUSE_S = 0.005
 _CACHE_KIB = 32 * 1024
 _CHECKPOINT_PAGES = 4_000
 """16 MB of log between checkpoints: each costs two syncs."""
 
 
 def connect(path: Path, *, busy_timeout_s: float, read_only: bool) -> sqlite3.Connection:
-    """A connection to a prepared file, in autocommit mode.
+    """A connection to a prepared file, in autocommit mode; one that writes does not wait for locks itself.
 
     Raises:
         sqlite3.Error: as SQLite says.
@@ -42,8 +44,7 @@ def connect(path: Path, *, busy_timeout_s: float, read_only: bool) -> sqlite3.Co
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute("PRAGMA temp_store = MEMORY")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA query_only = ON" if read_only else "PRAGMA busy_timeout = 0")
     except BaseException:
         connection.close()
         raise
@@ -69,20 +70,39 @@ def prepare(path: Path, *, busy_timeout_s: float) -> None:
         if path.is_dir():
             raise LoginRefused(f"the path {path} is a folder; name a file in it") from error
         raise fault_of(error) from error
+    deadline = monotonic() + busy_timeout_s
     try:
-        _check_owner(connection, path)
-        _use_log(connection)
-        _migrate(connection, path)
+        while not _is_prepared(connection, path):
+            if monotonic() > deadline:
+                raise Unavailable(f"{path} is locked by another program")
+            sleep(_PAUSE_S)
     except sqlite3.Error as error:
         raise fault_of(error) from error
     finally:
         connection.close()
 
 
+def _is_prepared(connection: sqlite3.Connection, path: Path) -> bool:
+    """Prepare the file; False if another process is about it: SQLite doesn't wait for all its locks."""
+    try:
+        _check_owner(connection, path)
+        _use_log(connection)
+        _migrate(connection, path)
+    except sqlite3.OperationalError as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if code_of(error) != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
+
+
 def _check_owner(connection: sqlite3.Connection, path: Path) -> None:
     """Before anything is written: a file of another program stays as it is."""
+    connection.execute("BEGIN")
     owner = _pragma(connection, "application_id")
     is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    connection.execute("COMMIT")
     if owner != APPLICATION_ID and not (owner == 0 and is_empty):
         raise Corrupt(f"{path} is an SQLite file, but not one of Spoolway's")
 
@@ -173,9 +193,9 @@ _VERSION_1 = (
         request_id TEXT NOT NULL,
         fingerprint TEXT NOT NULL,
         id TEXT NOT NULL,            -- of the job
-        at INTEGER NOT NULL,
-        PRIMARY KEY (owner, backend, request_id)
-    ) WITHOUT ROWID
+        at INTEGER NOT NULL,         -- rows lie in this order: the oldest are swept without a search
+        UNIQUE (owner, backend, request_id)
+    )
     """,
     "CREATE TABLE blobs(id TEXT PRIMARY KEY, data BLOB NOT NULL)",
     """
@@ -186,6 +206,7 @@ _VERSION_1 = (
         committed INTEGER NOT NULL   -- whether a job names it
     )
     """,
+    "CREATE INDEX uploads_staged ON uploads(written_at) WHERE NOT committed",
     """
     CREATE TABLE chunks(
         upload TEXT NOT NULL,

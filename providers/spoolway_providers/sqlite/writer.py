@@ -140,8 +140,7 @@ class Writer:
         if self._connection is None:
             prepare(self._path, busy_timeout_s=self._busy_timeout_s)
             try:
-                # No wait of SQLite's own: see _begin.
-                self._connection = connect(self._path, busy_timeout_s=0, read_only=False)
+                self._connection = connect(self._path, busy_timeout_s=self._busy_timeout_s, read_only=False)
             except sqlite3.Error as error:
                 raise fault_of(error) from error
         return self._connection

@@ -15,7 +15,7 @@ from spoolway_providers.rules import Release
 from spoolway_server.auth import Authenticator, Principal
 from spoolway_server.backends import Backends
 from spoolway_server.errors import ServiceError
-from spoolway_server.interceptor import Context
+from spoolway_server.guard import Context
 from spoolway_server.jobs import JobRequest, Jobs
 from spoolway_server.leases import Update
 from spoolway_server.names import backend_name, lease_token, resource_id, storage_name
@@ -72,7 +72,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._max_batch = max_batch
 
     def end_waits(self) -> None:
-        """The server is about to stop: whoever waits for a job to change, or for a job to run, is answered."""
+        """The server is about to stop: whoever waits for a change, or for a job to run, is answered."""
         for storage in self._storages.by_name.values():
             storage.feed.end()
         self._unary.end_waits()

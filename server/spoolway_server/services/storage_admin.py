@@ -4,7 +4,7 @@ from spoolway.v1 import storage_admin_pb2 as pb
 from spoolway.v1 import storage_admin_pb2_grpc
 from spoolway_providers.registry import ProviderTypeError, provider_class, provider_types
 from spoolway_server.auth import Authenticator
-from spoolway_server.interceptor import Context
+from spoolway_server.guard import Context
 from spoolway_server.names import storage_name
 from spoolway_server.services.job_service import page_size
 from spoolway_server.storage import Storage

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 import structlog
@@ -21,41 +21,61 @@ else:
     Context = grpc.aio.ServicerContext
     Handler = grpc.RpcMethodHandler
 
-__all__ = ["ErrorInterceptor"]
+__all__ = ["Context", "add_guarded"]
+
+Servicer = TypeVar("Servicer")
 
 _log = structlog.get_logger(__name__)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Aborts a call with the status that its exception stands for; a fault of ours is INTERNAL and logged."""
+def add_guarded(
+    add_to_server: Callable[[Servicer, grpc.aio.Server], None], servicer: Servicer, server: grpc.aio.Server
+) -> None:
+    """Add a service, each of its calls guarded: an exception becomes the status that it stands for.
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Wrap the handlers of our own services; an unknown method has none."""
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return None  # gRPC answers UNIMPLEMENTED
-        method = handler_call_details.method
-        if not method.startswith("/spoolway."):
-            return handler  # type: ignore[no-any-return]  # health and reflection, which look after themselves
-        parse = _parser(handler.request_deserializer)
-        # Requests are parsed within the wrapped call, else bytes that are no message would be gRPC's
-        # UNKNOWN and a traceback in the log.
-        wire = {"request_deserializer": None, "response_serializer": handler.response_serializer}
-        if handler.request_streaming:
-            parse = partial(_Parsed, parse)
-        if handler.request_streaming and handler.response_streaming:
-            call = _streaming(handler.stream_stream, parse, method)
-            return grpc.stream_stream_rpc_method_handler(call, **wire)
-        if handler.response_streaming:
-            call = _streaming(handler.unary_stream, parse, method)
-            return grpc.unary_stream_rpc_method_handler(call, **wire)
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(_unary(handler.stream_unary, parse, method), **wire)
-        return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, parse, method), **wire)
+    A fault of ours is INTERNAL and logged. Wrapped once, here, as an interceptor would wrap at each call.
+
+    Args:
+        add_to_server: the generated `add_...Servicer_to_server`.
+        servicer: what it adds.
+        server: where.
+    """
+    methods = _Methods()
+    add_to_server(servicer, cast("grpc.aio.Server", methods))
+    for service, handlers in methods.by_service.items():
+        guarded = {name: _guard(handler, f"/{service}/{name}") for name, handler in handlers.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
+
+
+class _Methods:
+    """Stands in for a server, to be told the methods of a service."""
+
+    def __init__(self) -> None:
+        self.by_service: dict[str, dict[str, Any]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The same methods come by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        self.by_service[service] = handlers
+
+
+def _guard(handler: Any, method: str) -> Handler:
+    parse = _parser(handler.request_deserializer)
+    # Requests are parsed within the guarded call, else bytes that are no message would be gRPC's
+    # UNKNOWN and a traceback in the log.
+    wire = {"request_deserializer": None, "response_serializer": handler.response_serializer}
+    if handler.request_streaming:
+        parse = partial(_Parsed, parse)
+    if handler.request_streaming and handler.response_streaming:
+        call = _streaming(handler.stream_stream, parse, method)
+        return grpc.stream_stream_rpc_method_handler(call, **wire)
+    if handler.response_streaming:
+        call = _streaming(handler.unary_stream, parse, method)
+        return grpc.unary_stream_rpc_method_handler(call, **wire)
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(_unary(handler.stream_unary, parse, method), **wire)
+    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, parse, method), **wire)
 
 
 class _Parsed:

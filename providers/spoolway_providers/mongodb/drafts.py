@@ -1,0 +1,88 @@
+"""From a draft to the upsert that makes it a job.
+
+The server dates and numbers the job in the upsert itself, so that no client's clock counts. The record is
+made by `rules.admit`; where it depends on the time of the commit, both outcomes are sent along and the
+server takes one. All that a user gave stands under `$literal`.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from bson.binary import Binary
+
+from spoolway_providers import rules
+from spoolway_providers.model import BlobRef, Draft, Job, JobKey, new_token
+from spoolway_providers.mongodb.documents import (
+    INLINE_LIMIT,
+    Document,
+    from_microseconds,
+    job_fields,
+    label_pairs,
+)
+from spoolway_providers.mongodb.numbers import Numbers
+
+__all__ = ["new_job"]
+
+_NOMINAL = from_microseconds(0)
+"""Stands for the time of the commit until the server fills it in."""
+_ALMOST_A_MS = timedelta(microseconds=999)
+_ISO = "%Y-%m-%dT%H:%M:%S.%LZ"
+
+
+def new_job(
+    draft: Draft, key: JobKey, ref: BlobRef, fingerprint: str, numbers: Numbers, *, floor: int, offset: int
+) -> tuple[Document, list[Document]]:
+    """Filter and change of the upsert; sent again, it leaves the job as it is by then."""
+    waiting = _admitted(draft, key, ref, _NOMINAL)
+    by_server = {
+        "change": numbers.number(floor, offset),
+        "seq": numbers.number(floor, offset),
+        # Ranked at 1970, its rank is what its priority is worth.
+        "rank": {"$add": [numbers.ranking_ms(floor), waiting.rank]},
+        "requested_at": numbers.now(),
+    }
+    same = _same_either_way(draft, key, ref, fingerprint)
+    record = _at_commit(waiting, same, numbers)
+    if draft.not_before is not None:
+        ready = _at_commit(_admitted(draft, key, ref, draft.not_before), same, numbers)
+        comes_early = {"$lt": [numbers.now(), {"$literal": draft.not_before + _ALMOST_A_MS}]}
+        record = {"$cond": [comes_early, record, ready]}
+    made = {"$mergeObjects": [record, by_server]}
+    is_new = {"$eq": [{"$type": "$state"}, "missing"]}
+    change = {"$replaceWith": {"$cond": [is_new, made, "$$ROOT"]}}
+    return {"_id": key.id, "backend": key.backend}, [change]
+
+
+def _admitted(draft: Draft, key: JobKey, ref: BlobRef, now: Any) -> Job:
+    return rules.admit(draft, key=key, content=ref, seq=0, now=now, ranked_at=_NOMINAL)
+
+
+def _same_either_way(draft: Draft, key: JobKey, ref: BlobRef, fingerprint: str) -> Document:
+    document: Document = {
+        "_id": key.id,
+        "backend": key.backend,
+        "owner": draft.owner,
+        "labels": label_pairs(draft.labels),
+        "request_id": draft.request_id,
+        "commit": f"{key.backend}/{new_token()}",
+    }
+    if draft.request_id:
+        document |= {"request": draft.request_id, "fingerprint": fingerprint}
+    if isinstance(draft.content, bytes) and ref.size <= INLINE_LIMIT:
+        document["content"] = Binary(draft.content)
+    return document
+
+
+def _at_commit(job: Job, same: Document, numbers: Numbers) -> Document:
+    """An expression for the job's document, with the time of the commit as that of its first transition."""
+    fields = {name: value for name, value in job_fields(job).items() if value is not None}
+    record = fields.pop("job")
+    [first] = record.pop("times")
+    dated = {"at": {"$dateToString": {"date": numbers.now(), "format": _ISO}}}
+    times = [{"$mergeObjects": [{"$literal": first}, dated]}]
+    return {
+        "$mergeObjects": [
+            {"$literal": {**same, **fields}},
+            {"job": {"$mergeObjects": [{"$literal": record}, {"times": times}]}},
+        ]
+    }
