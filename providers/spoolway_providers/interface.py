@@ -293,6 +293,13 @@ class Provider(ABC):
         """
 
     @abstractmethod
+    async def read_staged(self, blob_id: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """At most `limit` bytes of a staged blob that is not named yet; empty at its end. Raises NotFound.
+
+        For its checksum, before a submit or commit names it.
+        """
+
+    @abstractmethod
     async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """At most `limit` bytes of a committed blob from `offset`; empty at its end. Raises NotFound."""
 

@@ -378,6 +378,13 @@ class MemoryProvider(Provider):
         staged.written_at = self._clock()
         return len(staged.data)
 
+    async def read_staged(self, blob_id: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """See the interface."""
+        try:
+            return bytes(self._staged[blob_id].data[offset : offset + limit])
+        except KeyError:
+            raise NotFound(f"no blob {blob_id!r} is staged") from None
+
     async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """See the interface."""
         try:

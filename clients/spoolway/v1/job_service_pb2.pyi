@@ -57,11 +57,13 @@ class SubmitJobRequest(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    CONTENT_UPLOAD_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """Short name, ^[a-z0-9]{1,64}$. Required."""
     content: _builtins.bytes
     """The job: one UTF-8 JSON document, at most the server's inline limit (2 MiB unless configured). No
     duplicate keys, no NaN or Infinity, at most 100 levels. Valid by the backend's job_schema if it has one.
+    Empty if content_upload is set.
     """
     priority: _builtins.int
     """-100 to 100; one step is worth a minute of waiting. 0 on backends that are strictly first in, first out."""
@@ -87,6 +89,12 @@ class SubmitJobRequest(_message.Message):
     def max_run_time(self) -> _duration_pb2.Duration:
         """Longest run; unset: the backend's limit. The smaller counts."""
 
+    @_builtins.property
+    def content_upload(self) -> Global___Upload:
+        """An uploaded content instead of an inline one, at most the server's limit for contents (32 MiB unless
+        configured). Checked like an inline one. The upload is used up by the submit.
+        """
+
     def __init__(
         self,
         *,
@@ -100,14 +108,317 @@ class SubmitJobRequest(_message.Message):
         max_attempts: _builtins.int = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        content_upload: Global___Upload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "max_run_time", b"max_run_time", "not_before", b"not_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content_upload", b"content_upload", "expire_time", b"expire_time", "max_run_time", b"max_run_time", "not_before", b"not_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "content", b"content", "expire_time", b"expire_time", "labels", b"labels", "max_attempts", b"max_attempts", "max_run_time", b"max_run_time", "not_before", b"not_before", "priority", b"priority", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "content", b"content", "content_upload", b"content_upload", "expire_time", b"expire_time", "labels", b"labels", "max_attempts", b"max_attempts", "max_run_time", b"max_run_time", "not_before", b"not_before", "priority", b"priority", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
+
+@_typing.final
+class Upload(_message.Message):
+    """A finished upload, named to be used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    upload: _builtins.str
+    """From UploadContentResponse; unset for results, whose uploads are bound to job and lease token."""
+    size_bytes: _builtins.int
+    """Its length in bytes."""
+    sha256: _builtins.str
+    """SHA-256 of all of it, 64 lower-case hex digits. DATA_LOSS (UPLOAD_CHECKSUM) if it is another."""
+    def __init__(
+        self,
+        *,
+        upload: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upload: _TypeAlias = Upload  # noqa: Y015
+
+@_typing.final
+class UploadContentRequest(_message.Message):
+    """A message of UploadContent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    @_builtins.property
+    def start(self) -> Global___UploadContentStart:
+        """The first message."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___UploadContentStart | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___UploadContentRequest: _TypeAlias = UploadContentRequest  # noqa: Y015
+
+@_typing.final
+class UploadContentStart(_message.Message):
+    """The beginning of UploadContent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """Short name of the backend that the job will be for."""
+    upload: _builtins.str
+    """An upload to go on with; empty: a new one."""
+    offset: _builtins.int
+    """Where the first chunk belongs. Beyond the size so far is OUT_OF_RANGE (UPLOAD_GAP); before it repeats bytes."""
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        upload: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "offset", b"offset", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadContentStart: _TypeAlias = UploadContentStart  # noqa: Y015
+
+@_typing.final
+class UploadContentResponse(_message.Message):
+    """Response of UploadContent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    upload: _builtins.str
+    """For going on, and for SubmitJobRequest.content_upload."""
+    size_bytes: _builtins.int
+    """Bytes stored so far."""
+    def __init__(
+        self,
+        *,
+        upload: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadContentResponse: _TypeAlias = UploadContentResponse  # noqa: Y015
+
+@_typing.final
+class GetUploadRequest(_message.Message):
+    """Request of GetUpload. Either upload and backend, or job and lease_token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    upload: _builtins.str
+    """Of a content: from UploadContentResponse."""
+    backend: _builtins.str
+    """Of a content: the backend it is for."""
+    job: _builtins.str
+    """Of a result: name of the job."""
+    lease_token: _builtins.str
+    """Of a result: token of its assignment."""
+    def __init__(
+        self,
+        *,
+        upload: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        job: _builtins.str = ...,
+        lease_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "job", b"job", "lease_token", b"lease_token", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadRequest: _TypeAlias = GetUploadRequest  # noqa: Y015
+
+@_typing.final
+class GetUploadResponse(_message.Message):
+    """Response of GetUpload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Bytes stored so far."""
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUploadResponse: _TypeAlias = GetUploadResponse  # noqa: Y015
+
+@_typing.final
+class UploadResultRequest(_message.Message):
+    """A message of UploadResult."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    @_builtins.property
+    def start(self) -> Global___UploadResultStart:
+        """The first message."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___UploadResultStart | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["start", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___UploadResultRequest: _TypeAlias = UploadResultRequest  # noqa: Y015
+
+@_typing.final
+class UploadResultStart(_message.Message):
+    """The beginning of UploadResult."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Name of the job."""
+    lease_token: _builtins.str
+    """Token of its assignment."""
+    offset: _builtins.int
+    """Where the first chunk belongs. Beyond the size so far is OUT_OF_RANGE (UPLOAD_GAP); before it repeats bytes."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        lease_token: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "lease_token", b"lease_token", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadResultStart: _TypeAlias = UploadResultStart  # noqa: Y015
+
+@_typing.final
+class UploadResultResponse(_message.Message):
+    """Response of UploadResult."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Bytes stored so far."""
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadResultResponse: _TypeAlias = UploadResultResponse  # noqa: Y015
+
+@_typing.final
+class ReadResultRequest(_message.Message):
+    """Request of ReadResult."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """backends/{backend}/jobs/{id}, or a bare id."""
+    offset: _builtins.int
+    """Where to begin."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadResultRequest: _TypeAlias = ReadResultRequest  # noqa: Y015
+
+@_typing.final
+class ReadResultResponse(_message.Message):
+    """A piece of a result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadResultResponse: _TypeAlias = ReadResultResponse  # noqa: Y015
 
 @_typing.final
 class SubmitJobResponse(_message.Message):
@@ -1130,16 +1441,22 @@ class Complete(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULT_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
     result: _builtins.bytes
-    """One UTF-8 JSON document, at most the server's inline limit (2 MiB unless configured)."""
+    """One UTF-8 JSON document, at most the server's inline limit (2 MiB unless configured). Empty if upload is set."""
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """A result uploaded by UploadResult. Its length and SHA-256 are checked, its being JSON is not."""
+
     def __init__(
         self,
         *,
         result: _builtins.bytes = ...,
+        upload: Global___Upload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1374,16 +1691,21 @@ class Assignment(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MAX_RUN_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
     lease_token: _builtins.str
     """Right to this job; goes with every report about it."""
     content: _builtins.bytes
-    """The job's content as submitted."""
+    """The job's content as submitted. Unset if it is too long for max_message_bytes: content_bytes is then greater
+    than 0, and ReadContent has it.
+    """
     owner: _builtins.str
     """Who submitted it."""
     attempts_before: _builtins.int
     """The attempts accepted before this one."""
+    content_bytes: _builtins.int
+    """Length of the content in bytes."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As given at submit."""
@@ -1407,10 +1729,11 @@ class Assignment(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         max_run_time: _duration_pb2.Duration | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        content_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "max_run_time", b"max_run_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "content", b"content", "create_time", b"create_time", "job", b"job", "labels", b"labels", "lease_token", b"lease_token", "max_run_time", b"max_run_time", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "content", b"content", "content_bytes", b"content_bytes", "create_time", b"create_time", "job", b"job", "labels", b"labels", "lease_token", b"lease_token", "max_run_time", b"max_run_time", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1680,6 +2003,58 @@ class NextJobResponse(_message.Message):
 Global___NextJobResponse: _TypeAlias = NextJobResponse  # noqa: Y015
 
 @_typing.final
+class ReadContentRequest(_message.Message):
+    """Request of ReadContent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Name of the job."""
+    lease_token: _builtins.str
+    """Token of its assignment."""
+    offset: _builtins.int
+    """Where to begin."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        lease_token: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "lease_token", b"lease_token", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadContentRequest: _TypeAlias = ReadContentRequest  # noqa: Y015
+
+@_typing.final
+class ReadContentResponse(_message.Message):
+    """A piece of a content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadContentResponse: _TypeAlias = ReadContentResponse  # noqa: Y015
+
+@_typing.final
 class CompleteJobRequest(_message.Message):
     """Request of CompleteJob."""
 
@@ -1688,22 +2063,28 @@ class CompleteJobRequest(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
     lease_token: _builtins.str
     """Token of its assignment."""
     result: _builtins.bytes
-    """One UTF-8 JSON document, at most the server's inline limit."""
+    """One UTF-8 JSON document, at most the server's inline limit. Empty if upload is set."""
+    @_builtins.property
+    def upload(self) -> Global___Upload:
+        """A result uploaded by UploadResult, as in Complete."""
+
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
         lease_token: _builtins.str = ...,
         result: _builtins.bytes = ...,
+        upload: Global___Upload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "lease_token", b"lease_token", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "lease_token", b"lease_token", "result", b"result", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,21 @@ class JobServiceStub(object):
                 request_serializer=spoolway_dot_v1_dot_job__service__pb2.GetResultRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_job__service__pb2.GetResultResponse.FromString,
                 _registered_method=True)
+        self.ReadResult = channel.unary_stream(
+                '/spoolway.v1.JobService/ReadResult',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.ReadResultRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.ReadResultResponse.FromString,
+                _registered_method=True)
+        self.UploadContent = channel.stream_unary(
+                '/spoolway.v1.JobService/UploadContent',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.UploadContentRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.UploadContentResponse.FromString,
+                _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/spoolway.v1.JobService/GetUpload',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.GetUploadResponse.FromString,
+                _registered_method=True)
         self.ListJobs = channel.unary_unary(
                 '/spoolway.v1.JobService/ListJobs',
                 request_serializer=spoolway_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
@@ -104,10 +119,20 @@ class JobServiceStub(object):
                 request_serializer=spoolway_dot_v1_dot_job__service__pb2.NextJobRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_job__service__pb2.NextJobResponse.FromString,
                 _registered_method=True)
+        self.ReadContent = channel.unary_stream(
+                '/spoolway.v1.JobService/ReadContent',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.ReadContentRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.ReadContentResponse.FromString,
+                _registered_method=True)
         self.CompleteJob = channel.unary_unary(
                 '/spoolway.v1.JobService/CompleteJob',
                 request_serializer=spoolway_dot_v1_dot_job__service__pb2.CompleteJobRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_job__service__pb2.CompleteJobResponse.FromString,
+                _registered_method=True)
+        self.UploadResult = channel.stream_unary(
+                '/spoolway.v1.JobService/UploadResult',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.UploadResultRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.UploadResultResponse.FromString,
                 _registered_method=True)
         self.FailJob = channel.unary_unary(
                 '/spoolway.v1.JobService/FailJob',
@@ -196,6 +221,32 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadResult(self, request, context):
+        """The result in pieces, from an offset: for results above the inline limit, and to go on where a broken
+        download stopped. Errors as GetResult; OUT_OF_RANGE beyond its end. The server closes the stream with OK
+        after the last piece; check the whole against Job.result_sha256. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadContent(self, request_iterator, context):
+        """Uploads a content above the inline limit in pieces, to be named by a submit within 24 hours. The first
+        message is start, the rest are chunks. The client closes its side; the answer tells the size so far, also
+        when the upload is not complete. A stream that breaks has kept what came in: ask GetUpload, on whichever
+        server, and go on from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """How much of an upload is stored. NOT_FOUND if nothing is. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListJobs(self, request, context):
         """Jobs by filter, newest first, in pages. Safe to repeat.
         """
@@ -245,10 +296,26 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadContent(self, request, context):
+        """The content of a job in hand in pieces, where it is too long for its assignment. The server closes the
+        stream with OK after the last piece. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompleteJob(self, request, context):
         """Ends a job with its result. Safe to repeat: the first result of a lease wins, and a repeat is answered
         like the first. Implies acceptance. FAILED_PRECONDITION (LEASE_SUPERSEDED) when the job has been given to
         somebody else or ended otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadResult(self, request_iterator, context):
+        """Uploads a result above the inline limit in pieces, as UploadContent does; then complete the job by naming
+        its size and SHA-256. Bound to job and lease token, so that no other attempt's pieces mix with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,6 +390,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=spoolway_dot_v1_dot_job__service__pb2.GetResultRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_job__service__pb2.GetResultResponse.SerializeToString,
             ),
+            'ReadResult': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadResult,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.ReadResultRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.ReadResultResponse.SerializeToString,
+            ),
+            'UploadContent': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadContent,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.UploadContentRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.UploadContentResponse.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.GetUploadRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.GetUploadResponse.SerializeToString,
+            ),
             'ListJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJobs,
                     request_deserializer=spoolway_dot_v1_dot_job__service__pb2.ListJobsRequest.FromString,
@@ -353,10 +435,20 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=spoolway_dot_v1_dot_job__service__pb2.NextJobRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_job__service__pb2.NextJobResponse.SerializeToString,
             ),
+            'ReadContent': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadContent,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.ReadContentRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.ReadContentResponse.SerializeToString,
+            ),
             'CompleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteJob,
                     request_deserializer=spoolway_dot_v1_dot_job__service__pb2.CompleteJobRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_job__service__pb2.CompleteJobResponse.SerializeToString,
+            ),
+            'UploadResult': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadResult,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.UploadResultRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.UploadResultResponse.SerializeToString,
             ),
             'FailJob': grpc.unary_unary_rpc_method_handler(
                     servicer.FailJob,
@@ -584,6 +676,87 @@ class JobService(object):
             _registered_method=True)
 
     @staticmethod
+    def ReadResult(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spoolway.v1.JobService/ReadResult',
+            spoolway_dot_v1_dot_job__service__pb2.ReadResultRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.ReadResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadContent(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/spoolway.v1.JobService/UploadContent',
+            spoolway_dot_v1_dot_job__service__pb2.UploadContentRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.UploadContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.JobService/GetUpload',
+            spoolway_dot_v1_dot_job__service__pb2.GetUploadRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListJobs(request,
             target,
             options=(),
@@ -746,6 +919,33 @@ class JobService(object):
             _registered_method=True)
 
     @staticmethod
+    def ReadContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spoolway.v1.JobService/ReadContent',
+            spoolway_dot_v1_dot_job__service__pb2.ReadContentRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.ReadContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CompleteJob(request,
             target,
             options=(),
@@ -762,6 +962,33 @@ class JobService(object):
             '/spoolway.v1.JobService/CompleteJob',
             spoolway_dot_v1_dot_job__service__pb2.CompleteJobRequest.SerializeToString,
             spoolway_dot_v1_dot_job__service__pb2.CompleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadResult(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/spoolway.v1.JobService/UploadResult',
+            spoolway_dot_v1_dot_job__service__pb2.UploadResultRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.UploadResultResponse.FromString,
             options,
             channel_credentials,
             insecure,

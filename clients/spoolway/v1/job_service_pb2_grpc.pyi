@@ -64,6 +64,19 @@ class JobServiceStub:
     """The result of a job that is DONE. FAILED_PRECONDITION with RESULT_NOT_READY before its end, and JOB_ERROR,
     JOB_CANCELLED or JOB_EXPIRED after another end. Safe to repeat.
     """
+    ReadResult: _grpc.UnaryStreamMultiCallable[_job_service_pb2.ReadResultRequest, _job_service_pb2.ReadResultResponse]
+    """The result in pieces, from an offset: for results above the inline limit, and to go on where a broken
+    download stopped. Errors as GetResult; OUT_OF_RANGE beyond its end. The server closes the stream with OK
+    after the last piece; check the whole against Job.result_sha256. Safe to repeat.
+    """
+    UploadContent: _grpc.StreamUnaryMultiCallable[_job_service_pb2.UploadContentRequest, _job_service_pb2.UploadContentResponse]
+    """Uploads a content above the inline limit in pieces, to be named by a submit within 24 hours. The first
+    message is start, the rest are chunks. The client closes its side; the answer tells the size so far, also
+    when the upload is not complete. A stream that breaks has kept what came in: ask GetUpload, on whichever
+    server, and go on from there.
+    """
+    GetUpload: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetUploadRequest, _job_service_pb2.GetUploadResponse]
+    """How much of an upload is stored. NOT_FOUND if nothing is. Safe to repeat."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """Jobs by filter, newest first, in pages. Safe to repeat."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
@@ -86,10 +99,18 @@ class JobServiceStub:
     """One job by unary call, for the simplest spooler. Waits up to wait_timeout; no job is no error. The job
     must be accepted by ExtendLeases, or ended, within accept_timeout, or it goes back to the queue.
     """
+    ReadContent: _grpc.UnaryStreamMultiCallable[_job_service_pb2.ReadContentRequest, _job_service_pb2.ReadContentResponse]
+    """The content of a job in hand in pieces, where it is too long for its assignment. The server closes the
+    stream with OK after the last piece. Safe to repeat.
+    """
     CompleteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CompleteJobRequest, _job_service_pb2.CompleteJobResponse]
     """Ends a job with its result. Safe to repeat: the first result of a lease wins, and a repeat is answered
     like the first. Implies acceptance. FAILED_PRECONDITION (LEASE_SUPERSEDED) when the job has been given to
     somebody else or ended otherwise.
+    """
+    UploadResult: _grpc.StreamUnaryMultiCallable[_job_service_pb2.UploadResultRequest, _job_service_pb2.UploadResultResponse]
+    """Uploads a result above the inline limit in pieces, as UploadContent does; then complete the job by naming
+    its size and SHA-256. Bound to job and lease token, so that no other attempt's pieces mix with it.
     """
     FailJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.FailJobRequest, _job_service_pb2.FailJobResponse]
     """Ends an attempt with an error; the job runs again if retryable and attempts are left. Safe to repeat."""
@@ -142,6 +163,19 @@ class JobServiceAsyncStub(JobServiceStub):
     """The result of a job that is DONE. FAILED_PRECONDITION with RESULT_NOT_READY before its end, and JOB_ERROR,
     JOB_CANCELLED or JOB_EXPIRED after another end. Safe to repeat.
     """
+    ReadResult: _aio.UnaryStreamMultiCallable[_job_service_pb2.ReadResultRequest, _job_service_pb2.ReadResultResponse]  # type: ignore[assignment]
+    """The result in pieces, from an offset: for results above the inline limit, and to go on where a broken
+    download stopped. Errors as GetResult; OUT_OF_RANGE beyond its end. The server closes the stream with OK
+    after the last piece; check the whole against Job.result_sha256. Safe to repeat.
+    """
+    UploadContent: _aio.StreamUnaryMultiCallable[_job_service_pb2.UploadContentRequest, _job_service_pb2.UploadContentResponse]  # type: ignore[assignment]
+    """Uploads a content above the inline limit in pieces, to be named by a submit within 24 hours. The first
+    message is start, the rest are chunks. The client closes its side; the answer tells the size so far, also
+    when the upload is not complete. A stream that breaks has kept what came in: ask GetUpload, on whichever
+    server, and go on from there.
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetUploadRequest, _job_service_pb2.GetUploadResponse]  # type: ignore[assignment]
+    """How much of an upload is stored. NOT_FOUND if nothing is. Safe to repeat."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Jobs by filter, newest first, in pages. Safe to repeat."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
@@ -164,10 +198,18 @@ class JobServiceAsyncStub(JobServiceStub):
     """One job by unary call, for the simplest spooler. Waits up to wait_timeout; no job is no error. The job
     must be accepted by ExtendLeases, or ended, within accept_timeout, or it goes back to the queue.
     """
+    ReadContent: _aio.UnaryStreamMultiCallable[_job_service_pb2.ReadContentRequest, _job_service_pb2.ReadContentResponse]  # type: ignore[assignment]
+    """The content of a job in hand in pieces, where it is too long for its assignment. The server closes the
+    stream with OK after the last piece. Safe to repeat.
+    """
     CompleteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CompleteJobRequest, _job_service_pb2.CompleteJobResponse]  # type: ignore[assignment]
     """Ends a job with its result. Safe to repeat: the first result of a lease wins, and a repeat is answered
     like the first. Implies acceptance. FAILED_PRECONDITION (LEASE_SUPERSEDED) when the job has been given to
     somebody else or ended otherwise.
+    """
+    UploadResult: _aio.StreamUnaryMultiCallable[_job_service_pb2.UploadResultRequest, _job_service_pb2.UploadResultResponse]  # type: ignore[assignment]
+    """Uploads a result above the inline limit in pieces, as UploadContent does; then complete the job by naming
+    its size and SHA-256. Bound to job and lease token, so that no other attempt's pieces mix with it.
     """
     FailJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.FailJobRequest, _job_service_pb2.FailJobResponse]  # type: ignore[assignment]
     """Ends an attempt with an error; the job runs again if retryable and attempts are left. Safe to repeat."""
@@ -261,6 +303,37 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ReadResult(
+        self,
+        request: _job_service_pb2.ReadResultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.ReadResultResponse], _abc.AsyncIterator[_job_service_pb2.ReadResultResponse]]:
+        """The result in pieces, from an offset: for results above the inline limit, and to go on where a broken
+        download stopped. Errors as GetResult; OUT_OF_RANGE beyond its end. The server closes the stream with OK
+        after the last piece; check the whole against Job.result_sha256. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadContent(
+        self,
+        request_iterator: _MaybeAsyncIterator[_job_service_pb2.UploadContentRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.UploadContentResponse, _abc.Awaitable[_job_service_pb2.UploadContentResponse]]:
+        """Uploads a content above the inline limit in pieces, to be named by a submit within 24 hours. The first
+        message is start, the rest are chunks. The client closes its side; the answer tells the size so far, also
+        when the upload is not complete. A stream that breaks has kept what came in: ask GetUpload, on whichever
+        server, and go on from there.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _job_service_pb2.GetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.GetUploadResponse, _abc.Awaitable[_job_service_pb2.GetUploadResponse]]:
+        """How much of an upload is stored. NOT_FOUND if nothing is. Safe to repeat."""
+
+    @_abc_1.abstractmethod
     def ListJobs(
         self,
         request: _job_service_pb2.ListJobsRequest,
@@ -319,6 +392,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ReadContent(
+        self,
+        request: _job_service_pb2.ReadContentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_service_pb2.ReadContentResponse], _abc.AsyncIterator[_job_service_pb2.ReadContentResponse]]:
+        """The content of a job in hand in pieces, where it is too long for its assignment. The server closes the
+        stream with OK after the last piece. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
     def CompleteJob(
         self,
         request: _job_service_pb2.CompleteJobRequest,
@@ -327,6 +410,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a job with its result. Safe to repeat: the first result of a lease wins, and a repeat is answered
         like the first. Implies acceptance. FAILED_PRECONDITION (LEASE_SUPERSEDED) when the job has been given to
         somebody else or ended otherwise.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadResult(
+        self,
+        request_iterator: _MaybeAsyncIterator[_job_service_pb2.UploadResultRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.UploadResultResponse, _abc.Awaitable[_job_service_pb2.UploadResultResponse]]:
+        """Uploads a result above the inline limit in pieces, as UploadContent does; then complete the job by naming
+        its size and SHA-256. Bound to job and lease token, so that no other attempt's pieces mix with it.
         """
 
     @_abc_1.abstractmethod

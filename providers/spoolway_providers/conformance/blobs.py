@@ -77,6 +77,21 @@ class BlobConformance(Base):
         assert await read(ref, 1024) == b""
         assert await read(ref, 5000) == b""
 
+    async def test_staged_blob_is_read_until_it_is_named(self, scene: Scene) -> None:
+        """What is staged can be read for its checksum, and no longer once a job names it."""
+        for at in range(0, 1024, 300):
+            await scene.provider.stage("u", at, DATA[at : at + 300])
+        read = scene.provider.read_staged
+
+        assert await read("u") == DATA
+        assert await read("u", 250, 500) == DATA[250:750]
+        assert await read("u", 1024) == b""
+        await scene.submit(content=blob("u", DATA))
+        with pytest.raises(NotFound):
+            await read("u")
+        with pytest.raises(NotFound):
+            await read("never staged")
+
     async def test_unknown_blob_is_not_found(self, scene: Scene) -> None:
         """A blob that nobody stored can't be read."""
         with pytest.raises(NotFound):

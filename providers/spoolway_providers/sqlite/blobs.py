@@ -10,7 +10,18 @@ from spoolway_providers.model import BlobRef
 from spoolway_providers.sqlite.documents import CAPABILITIES, to_microseconds
 from spoolway_providers.sqlite.writer import Transaction
 
-__all__ = ["Piece", "Reading", "drop_blobs", "keep_blobs", "keep_upload", "read_blob", "stage", "too_large"]
+__all__ = [
+    "Piece",
+    "Reading",
+    "StagedReading",
+    "drop_blobs",
+    "keep_blobs",
+    "keep_upload",
+    "read_blob",
+    "read_staged",
+    "stage",
+    "too_large",
+]
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -25,6 +36,14 @@ class Reading(msgspec.Struct, frozen=True):
     """Which bytes of which blob."""
 
     ref: BlobRef
+    offset: int
+    limit: int
+
+
+class StagedReading(msgspec.Struct, frozen=True):
+    """Which bytes of which staged blob."""
+
+    blob_id: str
     offset: int
     limit: int
 
@@ -127,6 +146,20 @@ def read_blob(connection: sqlite3.Connection, reading: Reading) -> bytes:
     row = connection.execute("SELECT 1 FROM uploads WHERE id = ? AND committed", (blob_id,)).fetchone()
     if row is None:
         raise NotFound(f"there is no blob {blob_id!r}")
-    chunks = _chunks(connection, blob_id, start, start + limit)
+    return _read_chunks(connection, blob_id, start, limit)
+
+
+def read_staged(connection: sqlite3.Connection, reading: StagedReading) -> bytes:
+    """Some bytes of a staged blob; see the interface."""
+    row = connection.execute(
+        "SELECT 1 FROM uploads WHERE id = ? AND NOT committed", (reading.blob_id,)
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"no blob {reading.blob_id!r} is staged")
+    return _read_chunks(connection, reading.blob_id, reading.offset, reading.limit)
+
+
+def _read_chunks(connection: sqlite3.Connection, upload: str, start: int, limit: int) -> bytes:
+    chunks = _chunks(connection, upload, start, start + limit)
     first = chunks[0][0] if chunks else 0
     return b"".join(chunk for _, chunk in chunks)[start - first : start - first + limit]

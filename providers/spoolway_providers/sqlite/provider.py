@@ -153,6 +153,10 @@ class SqliteProvider(Provider):
         """See the interface."""
         return await self._engine.write(_stage, blobs.Piece(blob_id, offset, data))
 
+    async def read_staged(self, blob_id: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """See the interface."""
+        return await self._engine.read_long(blobs.read_staged, blobs.StagedReading(blob_id, offset, limit))
+
     async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """See the interface."""
         return await self._engine.read_long(blobs.read_blob, blobs.Reading(ref, offset, limit))
