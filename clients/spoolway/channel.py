@@ -92,14 +92,15 @@ def channel_options(*, own_connections: bool) -> list[tuple[str, Any]]:
         # A call whose message does not fit here is not retried: it must hold a whole batch of submits.
         ("grpc.per_rpc_retry_buffer_size", 4 * 1024 * 1024),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        # A ping after 50 s of silence, under the usual 60 s of proxies, and only during calls. Servers that
-        # count pings (three within 5 min without data is the default limit) see a beat, a bookmark or an
-        # answer between any two, as none of our calls is silent for longer than 60 s.
+        # A ping after 50 s of silence, under the usual 60 s of proxies, and only during calls. By default a
+        # server hangs up at the fourth ping within 5 min without data in between: it sees a beat, a bookmark
+        # or an answer between any two, as none of our calls is silent for longer than 60 s.
         ("grpc.keepalive_time_ms", 50_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 0),
-        # A connection without calls is closed before a firewall forgets it (240 s at the strictest cloud).
-        ("grpc.client_idle_timeout_ms", 180_000),
+        # A connection without calls is closed before a firewall forgets it (240 s at the strictest cloud), and
+        # before the pings of its health check, which is a call without data, are too many (170 s).
+        ("grpc.client_idle_timeout_ms", 90_000),
         # The default of up to 2 min would keep a spooler away long after its server is back.
         ("grpc.initial_reconnect_backoff_ms", 250),
         ("grpc.max_reconnect_backoff_ms", 5_000),

@@ -77,26 +77,28 @@ class WorkStream:
         return self._end
 
     async def _greet(self, call: WorkCall) -> None:
-        sent_at = self._now()
+        sent_at, address = self._now(), self._connection.address
+        waited_for = "connection"
         try:
             async with asyncio.timeout(self._timing.connect_s):
                 await self._connection.write(call, pb.StreamNextJobsRequest(hello=self._session.hello()))
+            waited_for = "welcome"
             async with asyncio.timeout(self._timing.welcome_s):
                 first = await self._connection.read(call)
         except SpoolwayError:
             raise
         except TimeoutError:
-            raise UnavailableError(f"{self._connection.address}: no welcome in time") from None
+            raise UnavailableError(f"{address}: no {waited_for} in time") from None
         if first is None:
-            raise UnavailableError(f"{self._connection.address}: the stream was closed before welcome")
+            raise UnavailableError(f"{address}: the stream was closed before welcome")
         if first.HasField("goaway"):
             self._end.goaway = first.goaway
-            raise UnavailableError(f"{self._connection.address}: {first.goaway.reason} instead of welcome")
+            raise UnavailableError(f"{address}: {first.goaway.reason} instead of welcome")
         if not first.HasField("welcome"):
-            raise InternalError(f"{self._connection.address}: the first message was no welcome")
+            raise InternalError(f"{address}: the first message was no welcome")
         self._heard_at = self._now()
         self._session.welcomed(first.welcome, sent_at)
-        _log.info("connected to %s as session %s", self._connection.address, first.welcome.session)
+        _log.info("connected to %s as session %s", address, first.welcome.session)
 
     async def _converse(self, call: WorkCall) -> None:
         reader = asyncio.create_task(self._read(call))
@@ -113,8 +115,10 @@ class WorkStream:
             if not reader.done():
                 call.cancel()
             await _end_tasks(reader, writer, watcher)
-        if reader.done() and not reader.cancelled() and self._end.error is None:
-            reader.result()
+        for task in (watcher, reader):
+            # What a read raises after it was torn down says nothing about why.
+            if task.done() and not task.cancelled() and self._end.error is None:
+                task.result()
 
     async def _read(self, call: WorkCall) -> None:
         while (message := await self._connection.read(call)) is not None:

@@ -24,6 +24,7 @@ from spoolway_server.services.storage_admin import StorageAdmin
 from spoolway_server.spoolers import Spoolers, Timing
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
+from spoolway_server.uploads import UploadLimits
 from spoolway_server.watching import Watching
 
 __all__ = ["SpoolwayServer", "serve"]
@@ -53,16 +54,17 @@ class SpoolwayServer:
         )
         self.spoolers = Spoolers(self.storages, _timing(config), clock)
         limits = config.limits
+        upload_limits = UploadLimits(
+            inline=limits.max_inline_bytes, content=limits.max_content_bytes, result=limits.max_result_bytes
+        )
         self._job_service = JobService(
             storages=self.storages,
-            jobs=Jobs(
-                self.storages, max_inline_bytes=limits.max_inline_bytes, max_depth=limits.max_json_depth
-            ),
+            jobs=Jobs(self.storages, limits=upload_limits, max_depth=limits.max_json_depth),
             watching=Watching(self.storages),
             backends=Backends(self.storages, max_config_bytes=limits.max_config_bytes),
             spoolers=self.spoolers,
             authenticator=authenticator,
-            max_inline_bytes=limits.max_inline_bytes,
+            limits=upload_limits,
             max_batch=limits.max_batch,
         )
         self._storage_admin = StorageAdmin(storages=self.storages, authenticator=authenticator)

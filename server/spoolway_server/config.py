@@ -130,6 +130,10 @@ class LimitSettings(_Section):
 
     max_inline_bytes: Annotated[_Bytes, Field(ge=KiB, le=64 * MiB)] = 2 * MiB
     """Largest job and largest result that travels within a message."""
+    max_content_bytes: Annotated[_Bytes, Field(ge=KiB, le=256 * MiB)] = 32 * MiB
+    """Largest uploaded job. It is held in memory while it is checked."""
+    max_result_bytes: Annotated[_Bytes, Field(ge=KiB, le=1024 * 1024 * MiB)] = 1024 * MiB
+    """Largest uploaded result. It never is in memory as a whole."""
     max_receive_bytes: Annotated[_Bytes, Field(ge=64 * KiB, le=256 * MiB, validate_default=True)] = 32 * MiB
     """Largest message that is read at all. At least max_inline_bytes and 64 KiB."""
     max_batch: Annotated[int, _Number, Field(ge=1, le=1000), Unit("jobs")] = 1000

@@ -1,6 +1,7 @@
 """Hands the jobs of one backend to the sessions that wait for them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from spoolway_providers.model import ACTIVE_STATES, new_token
 from spoolway_providers.rules import Withdraw
 from spoolway_server.leases import Update
 from spoolway_server.sessions import Session
+from spoolway_server.uploads import read_pieces
 
 if TYPE_CHECKING:
     from spoolway_server.storage import Storage
@@ -118,6 +120,9 @@ class Dispatcher:
     def _orders(self) -> dict[str, tuple[Session, Order]]:
         """By token, one order for each free place: in turn over the sessions, the least busy first."""
         places = {session: session.free(self._backend) for session in self._sessions}
+        for session, free in places.items():
+            if not free:
+                session.note_want(self._backend)
         turn = sorted((s for s, free in places.items() if free), key=lambda session: len(session.held))
         orders: dict[str, tuple[Session, Order]] = {}
         while turn and len(orders) < MAX_ORDERS:
@@ -129,21 +134,34 @@ class Dispatcher:
         return orders
 
     async def _claim(self, orders: Mapping[str, tuple[Session, Order]]) -> list[Claimed]:
-        for session, _ in orders.values():
-            session.reserve(self._backend, 1)
+        places = Counter(session for session, _ in orders.values())
+        for session, number in places.items():
+            session.reserve(self._backend, number)
+        try:
+            claimed = await self._take(orders)
+        finally:
+            for session, number in places.items():
+                session.reserve(self._backend, -number)
+        # No await since the places were given back: nobody else has filled them.
+        await self._deliver(claimed, orders)
+        if self._storage.trouble:
+            self._storage.report(None)
+        self._rotate()
+        return claimed
+
+    async def _take(self, orders: Mapping[str, tuple[Session, Order]]) -> list[Claimed]:
+        """Claim jobs and read their contents, as far as they fit into their sessions' messages."""
         asked = [order for _, order in orders.values()]
         try:
             claimed = await self._storage.provider.claim(self._backend, asked)
         except Uncertain:
             claimed = await self._read_back(asked)
-        finally:
-            for session, _ in orders.values():
-                session.reserve(self._backend, -1)
-        if self._storage.trouble:
-            self._storage.report(None)
-        await self._deliver(claimed, orders)
-        self._rotate()
-        return claimed
+        taken: list[Claimed] = []
+        for one in claimed:
+            holder = one.job.holder
+            limit = orders[holder.token][0].max_content_bytes if holder else 0
+            taken.append(Claimed(one.job, await self._content(one, limit)))
+        return taken
 
     def _rotate(self) -> None:
         """Equals take turns at being first."""
@@ -165,27 +183,30 @@ class Dispatcher:
     async def _deliver(self, claimed: Sequence[Claimed], orders: Mapping[str, tuple[Session, Order]]) -> None:
         by_session: dict[Session, list[Claimed]] = {}
         for one in claimed:
-            content = one.content
-            if content is None:
-                content = await self._read_content(one)
             holder = one.job.holder
             if holder is not None:
-                session, _ = orders[holder.token]
-                by_session.setdefault(session, []).append(Claimed(one.job, content))
+                by_session.setdefault(orders[holder.token][0], []).append(one)
+        unsent: list[Claimed] = []
         for session, jobs in by_session.items():
             # Credit that fell while the claim was under way: the jobs beyond it go back unsent.
-            room = 0 if session not in self._sessions else session.free(self._backend)
-            if len(jobs) > room:
-                await self._withdraw(jobs[room:], "the spooler left, or takes fewer jobs by now")
+            room = session.free(self._backend) if session in self._sessions else 0
+            unsent += jobs[room:]
             if room:
                 session.assign(jobs[:room])
                 self._storage.expect_accept(session, jobs[:room])
+        if unsent:
+            await self._withdraw(unsent, "the spooler left, or takes fewer jobs by now")
 
-    async def _read_content(self, one: Claimed) -> bytes:
-        content = b""
-        while len(content) < one.job.content.size:
-            content += await self._storage.provider.read_blob(one.job.content, len(content))
-        return content
+    async def _content(self, one: Claimed, limit: int) -> bytes | None:
+        """The content, as far as it fits into a message; the spooler reads a longer one by itself."""
+        if one.job.content.size > limit:
+            return None
+        if one.content is not None:
+            return one.content
+        content = bytearray()
+        async for piece in read_pieces(self._storage, one.job.content, 0):
+            content += piece
+        return bytes(content)
 
     async def _withdraw(self, jobs: Sequence[Claimed], reason: str) -> None:
         holders = [(one.job, one.job.holder) for one in jobs]

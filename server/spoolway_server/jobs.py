@@ -10,7 +10,7 @@ import msgspec
 
 from spoolway_providers.errors import ProviderError, Uncertain
 from spoolway_providers.interface import Page, Query
-from spoolway_providers.model import Backend, Draft, Job, State
+from spoolway_providers.model import Backend, BlobRef, Draft, Job, State
 from spoolway_providers.rules import Cancel
 from spoolway_server.auth import Principal
 from spoolway_server.documents import LARGE_BYTES, check_document
@@ -20,8 +20,9 @@ from spoolway_server.ownership import own_job
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
+from spoolway_server.uploads import PIECE_BYTES, UploadLimits, content_upload_id, read_pieces, verify
 
-__all__ = ["JobRequest", "Jobs"]
+__all__ = ["JobRequest", "Jobs", "UploadRef", "result_ref"]
 
 POSITION_LIMIT = 1001
 """Queue positions are exact below it; it says "over 1,000"."""
@@ -34,11 +35,20 @@ MAX_PRIORITY = 100
 MAX_ATTEMPTS = 100
 
 
+class UploadRef(msgspec.Struct, frozen=True):
+    """A finished upload that a submit names."""
+
+    upload: str
+    size: int
+    sha256: str
+
+
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A submit as it came in; names are checked, nothing else."""
 
     backend: str
     content: bytes
+    upload: UploadRef | None = None
     labels: Mapping[str, str] = {}
     priority: int = 0
     not_before: datetime | None = None
@@ -52,10 +62,10 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Jobs:
     """The clients' side of the service."""
 
-    def __init__(self, storages: Storages, *, max_inline_bytes: int, max_depth: int) -> None:
-        """Work on `storages`; contents up to `max_inline_bytes` and `max_depth` levels are taken."""
+    def __init__(self, storages: Storages, *, limits: UploadLimits, max_depth: int) -> None:
+        """Work on `storages`; contents within `limits` and up to `max_depth` levels are taken."""
         self._storages = storages
-        self._max_inline_bytes = max_inline_bytes
+        self._limits = limits
         self._max_depth = max_depth
 
     # Submit
@@ -99,13 +109,13 @@ class Jobs:
         storage, backend = await self._storages.find_backend(request.backend)
         storage.require_active()
         _check_options(request, storage)
-        await self._check_content(storage, backend, request.content)
+        content = await self._content(caller, storage, backend, request)
         policy = storage.policy(backend.name)
         limits = [t for t in (request.max_run_time, policy.max_run_time) if t is not None]
         return storage, Draft(
             backend=backend.name,
             owner=caller.name,
-            content=request.content,
+            content=content,
             request_id=request.request_id,
             labels=dict(request.labels),
             priority=request.priority,
@@ -116,13 +126,31 @@ class Jobs:
             max_queued=policy.max_queued,
         )
 
-    async def _check_content(self, storage: Storage, backend: Backend, content: bytes) -> None:
-        job = await check_document(
-            content,
-            field="content",
-            max_bytes=min(self._max_inline_bytes, storage.provider.capabilities.max_document_bytes),
-            max_depth=self._max_depth,
-        )
+    async def _content(
+        self, caller: Principal, storage: Storage, backend: Backend, request: JobRequest
+    ) -> bytes | BlobRef:
+        """The content, checked: inline, or the staged blob that the request names."""
+        if request.upload is None:
+            limit = min(self._limits.inline, storage.provider.capabilities.max_document_bytes)
+            await self._check_content(storage, backend, request.content, limit)
+            return request.content
+        if request.content:
+            message = "a submit has a content or a content_upload, not both"
+            raise _invalid("CONTENT_AMBIGUOUS", "content_upload", message)
+        upload = request.upload
+        ref = BlobRef(content_upload_id(caller, backend.name, upload.upload), upload.size, upload.sha256)
+        if ref.size > self._limits.content:
+            raise _upload_too_large(self._limits.content)
+        # Not staged any more: an earlier submit has used it, and if this is its repeat the storage knows.
+        if await verify(storage, ref):
+            content = bytearray()
+            while len(content) < ref.size:
+                content += await storage.provider.read_staged(ref.id, len(content), PIECE_BYTES)
+            await self._check_content(storage, backend, bytes(content), self._limits.content)
+        return ref
+
+    async def _check_content(self, storage: Storage, backend: Backend, content: bytes, limit: int) -> None:
+        job = await check_document(content, field="content", max_bytes=limit, max_depth=self._max_depth)
         rules = storage.rules(backend)
         if len(content) > LARGE_BYTES:
             await asyncio.to_thread(rules.check, job, size=len(content))
@@ -161,25 +189,24 @@ class Jobs:
     async def result(self, caller: Principal, name: str) -> tuple[bytes, str]:
         """The result of a job that is DONE and its SHA-256, or the ServiceError that tells how it stands."""
         storage, job = await self.get(caller, name)
-        if job.result is None or job.state is not State.DONE:
-            raise _no_result(job)
+        ref = result_ref(job)
+        if ref.size > self._limits.inline:
+            raise ServiceError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "RESULT_TOO_LARGE",
+                f"the result has {ref.size} bytes, more than fit into a message; read it with ReadResult",
+                metadata={"size": ref.size, "limit": self._limits.inline},
+            )
         content = bytearray()
-        while len(content) < job.result.size:
-            piece = await storage.provider.read_blob(job.result, len(content))
-            if not piece:
-                raise ServiceError(
-                    grpc.StatusCode.DATA_LOSS,
-                    "RESULT_INCOMPLETE",
-                    "the result is shorter than it was; ask the operator to check the storage",
-                )
+        async for piece in read_pieces(storage, ref, 0):
             content += piece
-        if hashlib.sha256(content).hexdigest() != job.result.sha256:
+        if hashlib.sha256(content).hexdigest() != ref.sha256:
             raise ServiceError(
                 grpc.StatusCode.DATA_LOSS,
                 "RESULT_CHECKSUM",
                 "the result is not what was stored; ask the operator to check the storage",
             )
-        return bytes(content), job.result.sha256
+        return bytes(content), ref.sha256
 
     async def list_page(
         self,
@@ -243,6 +270,23 @@ class Jobs:
         """Cancel a job of the caller's."""
         storage, job = await self.get(caller, name)
         return await storage.leases.apply_one(Update(job.key, Cancel(caller.name), known=job))
+
+
+def result_ref(job: Job) -> BlobRef:
+    """The result of a job that is DONE, or the ServiceError that tells how it stands."""
+    if job.result is None or job.state is not State.DONE:
+        raise _no_result(job)
+    return job.result
+
+
+def _upload_too_large(limit: int) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "UPLOAD_TOO_LARGE",
+        f"a content has at most {limit} bytes",
+        metadata={"limit": limit},
+        field="content_upload",
+    )
 
 
 def _no_result(job: Job) -> ServiceError:

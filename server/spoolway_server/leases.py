@@ -10,7 +10,7 @@ import structlog
 from spoolway_providers.errors import Conflict, NotFound, ProviderError, Unavailable, Uncertain
 from spoolway_providers.interface import Change
 from spoolway_providers.model import Job, JobKey, State
-from spoolway_providers.rules import Complete, Event, Refusal, decide
+from spoolway_providers.rules import Cancelled, Complete, Event, Fail, Refusal, Release, decide
 from spoolway_server.errors import ServiceError, from_provider_error, from_refusal
 from spoolway_server.sessions import Session
 
@@ -100,7 +100,7 @@ class Leases:
                     outcomes[index] = self._failure(before.key, stored)
                 else:
                     outcomes[index] = stored
-                    self._follow(before, change.job)
+                    self._follow(before, change.job, updates[index].event)
         for index in indices:
             outcomes[index] = from_provider_error(
                 Unavailable(f"{updates[index].key} changes all the time; try again")
@@ -172,7 +172,7 @@ class Leases:
             self._storage.report(error)
         return from_provider_error(error)
 
-    def _follow(self, before: Job, after: Job) -> None:
+    def _follow(self, before: Job, after: Job, event: Event) -> None:
         """What a commit means for this process; the rest is the reaper's and the renewals'."""
         if after.due_at is not None:
             self._storage.reaper.note_due(after.due_at)
@@ -187,13 +187,9 @@ class Leases:
                 session.cancel(after, self._storage.policy(after.key.backend).cancel_grace)
         else:
             session.drop(after.key, held_by.token)
-            if not _ended_by_spooler(after, held_by.token):
+            if not isinstance(event, Complete | Fail | Release | Cancelled):
+                # The spooler does not know yet.
                 session.revoke(
                     after.key, held_by.token, "JOB_ENDED" if after.is_terminal else "LEASE_WITHDRAWN"
                 )
             session.credit_freed()
-
-
-def _ended_by_spooler(job: Job, token: str) -> bool:
-    attempt = job.attempt(token)
-    return attempt is not None and attempt.outcome.name in {"DONE", "FAILED", "RELEASED"}

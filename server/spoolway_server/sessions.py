@@ -57,6 +57,7 @@ class Session:
         backends: dict[str, "Storage"],
         accept_timeout: timedelta,
         has_stream: bool,
+        max_content_bytes: int,
         mailbox: Mailbox,
         clock: Clock,
     ) -> None:
@@ -70,6 +71,7 @@ class Session:
             backends: short names of the backends it runs jobs of, and their storages.
             accept_timeout: how soon it must accept what it is assigned.
             has_stream: whether this process hears of its acceptances; if not, the reaper looks after them.
+            max_content_bytes: contents above it are not part of an assignment.
             mailbox: where messages go.
             clock: the machine's clocks.
         """
@@ -80,6 +82,7 @@ class Session:
         self.backends = backends
         self.accept_timeout = accept_timeout
         self.has_stream = has_stream
+        self.max_content_bytes = max_content_bytes
         self.mailbox = mailbox
         self.held: dict[JobKey, Held] = {}
         self.closed = False
@@ -89,6 +92,7 @@ class Session:
         self._clock = clock
         self._credit: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
+        self._wanting: set[str] = set()
         self._penalty_s = 0.0
         self._penalised_until = float("-inf")
 
@@ -138,6 +142,15 @@ class Session:
     def reserve(self, backend: str, places: int) -> None:
         """Places that a claim under way may fill; negative to give them back."""
         self._reserved[backend] = self._reserved.get(backend, 0) + places
+        if places < 0:
+            wanting, self._wanting = self._wanting, set()
+            for name in wanting - {backend}:
+                self.backends[name].dispatcher(name).wake()
+
+    def note_want(self, backend: str) -> None:
+        """A dispatcher found no free place: wake it if one that is reserved for another is given back."""
+        if any(self._reserved.values()):
+            self._wanting.add(backend)
 
     # Jobs in hand
 

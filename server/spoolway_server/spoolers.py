@@ -28,6 +28,8 @@ _log = structlog.get_logger(__name__)
 IDLE_RENEWAL_S = 600.0
 """A session that holds nothing is renewed so seldom: just enough to tell it from a ghost."""
 MAX_BACKENDS = 256
+MAX_CONTENT_BYTES = 3 * 1024 * 1024
+"""Of a content within an assignment, where a spooler does not say; gRPC's default limit is 4 MiB."""
 MAX_HELD = 1000
 
 
@@ -68,7 +70,8 @@ class Spoolers:
         self.timing = timing
         self.sessions: dict[str, Session] = {}
         self._beats: dict[str, int] = {}
-        self._renewed_at: dict[str, float] = {}
+        self._renewed_at: dict[str, dict[str, float]] = {}
+        """By session and storage."""
         self._leaving: set[asyncio.Task[None]] = set()
         self._gone = asyncio.Event()
 
@@ -97,6 +100,7 @@ class Spoolers:
         held: Sequence[HeldJob] = (),
         predecessor_dead: bool = False,
         has_stream: bool = True,
+        max_content_bytes: int = MAX_CONTENT_BYTES,
     ) -> Opened:
         """Open a session, let it take over what the spooler holds, and end its predecessors.
 
@@ -113,7 +117,14 @@ class Spoolers:
             opened_at=self._clock.now(),
             silence_limit=max(policy.lease_ttl + policy.resume_grace for policy in policies),
         )
-        session = self._session(stored, backends, mailbox, accept_timeout, has_stream=has_stream)
+        session = self._session(
+            stored,
+            backends,
+            mailbox,
+            accept_timeout,
+            has_stream=has_stream,
+            max_content_bytes=max_content_bytes,
+        )
         opened = Opened(session, min(policy.lease_ttl for policy in policies), [], [])
         try:
             for storage in session.storages:
@@ -130,7 +141,8 @@ class Spoolers:
         if has_stream:
             self.sessions[session.id] = session
             self._beats[session.id] = 0
-            self._renewed_at[session.id] = self._clock.monotonic()
+            opened_at = self._clock.monotonic()
+            self._renewed_at[session.id] = {storage.name: opened_at for storage in session.storages}
         _log.info(
             "session opened",
             session=session.id,
@@ -149,7 +161,9 @@ class Spoolers:
         accept_timeout: timedelta,
     ) -> Session:
         """A call's view of a session without a stream; `detach` it at the end of the call."""
-        return self._session(stored, backends, mailbox, accept_timeout, has_stream=False)
+        return self._session(
+            stored, backends, mailbox, accept_timeout, has_stream=False, max_content_bytes=MAX_CONTENT_BYTES
+        )
 
     def _session(
         self,
@@ -159,6 +173,7 @@ class Spoolers:
         accept_timeout: timedelta,
         *,
         has_stream: bool,
+        max_content_bytes: int,
     ) -> Session:
         return Session(
             stored.id,
@@ -168,6 +183,7 @@ class Spoolers:
             backends=dict(backends),
             accept_timeout=accept_timeout,
             has_stream=has_stream,
+            max_content_bytes=max_content_bytes,
             mailbox=mailbox,
             clock=self._clock,
         )
@@ -249,22 +265,27 @@ class Spoolers:
             ProviderError: a storage did not take it: the beat must not be acknowledged.
         """
         now = self._clock.monotonic()
-        idle_due = now - self._renewed_at.get(session.id, now) >= IDLE_RENEWAL_S
-        if not (session.held or session.worked_since_renewal or idle_due):
-            return
+        renewed_at = self._renewed_at.get(session.id, {})
+        due = [
+            storage
+            for storage in session.storages
+            if now - renewed_at.get(storage.name, now) >= IDLE_RENEWAL_S
+            or any(session.backends[key.backend] is storage for key in session.held)
+        ]
         session.worked_since_renewal = False
+        if not due:
+            return
         beat = self._beats[session.id] = self._beats.get(session.id, 0) + 1
         try:
-            for storage in session.storages:
-                if idle_due or any(session.backends[key.backend] is storage for key in session.held):
-                    await self._renew_in(storage, session, beat)
+            for storage in due:
+                await self._renew_in(storage, session, beat)
+                renewed_at[storage.name] = now
         except SessionClosed as error:
             session.end("SESSION_REPLACED" if error.reason == "SESSION_REPLACED" else "SESSION_CLOSED")
             raise
         except ProviderError:
             session.worked_since_renewal = True
             raise
-        self._renewed_at[session.id] = now
 
     @staticmethod
     async def _renew_in(storage: Storage, session: Session, beat: int) -> None:

@@ -91,6 +91,12 @@ class Storages:
             raise job_not_found(name, field=field)
         return storage, page.jobs[0].key
 
+    async def home_of(self, key: JobKey) -> Storage:
+        """The storage of a job, if it can be used."""
+        storage, _ = await self.find_backend(key.backend)
+        storage.require_usable()
+        return storage
+
     def usable(self) -> list[Storage]:
         """Storages that are open, by name."""
         return [self.by_name[name] for name in sorted(self.by_name) if self.by_name[name].opened.is_set()]

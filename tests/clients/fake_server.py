@@ -344,7 +344,8 @@ def duration(seconds: float) -> duration_pb2.Duration:
 
 
 def retry_info(seconds: float) -> Message:
-    return error_details_pb2.RetryInfo(retry_delay=duration(seconds))
+    info: Message = error_details_pb2.RetryInfo(retry_delay=duration(seconds))
+    return info
 
 
 def names(updates: Iterable[Any]) -> set[str]:

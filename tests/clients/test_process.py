@@ -97,7 +97,10 @@ async def test_signals_arrive_where_the_loop_takes_none(monkeypatch: pytest.Monk
     arrived = asyncio.Event()
     before = signal.getsignal(signal.SIGINT)
 
-    with _signals(lambda: loop.call_soon_threadsafe(arrived.set)):
+    def tell() -> None:
+        loop.call_soon_threadsafe(arrived.set)
+
+    with _signals(tell):
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(arrived.wait(), PATIENCE_S)
 

@@ -291,6 +291,15 @@ class Namespace:
         self._set(moved)
         return moved
 
+    def make_folder(self, path: str) -> Node:
+        """Make a folder; the caller holds `writing`."""
+        check_path(path, "path")
+        old = self.nodes.get(path.lower())
+        if old is not None:
+            raise Refused("path", "conflict", "folder" if old.content is None else "file")
+        self._make_parents(path + "/")
+        return self.nodes[path.lower()]
+
     def delete(self, path: str, parent_rev: str | None) -> Node:
         """Remove a file, or a folder with all in it; the caller holds `writing`."""
         check_path(path, "path_lookup")

@@ -100,6 +100,12 @@ class Routes:
         with self.files.writing():
             return {"metadata": self.files.move(arg).metadata()}
 
+    @route("files/create_folder_v2", WRITE)
+    def create_folder(self, arg: Json, body: bytes) -> Json:
+        with self.files.writing():
+            metadata = self.files.make_folder(arg["path"]).metadata()
+            return {"metadata": _without_tag(metadata)}
+
     @route("files/delete_v2", WRITE)
     def delete(self, arg: Json, body: bytes) -> Json:
         with self.files.writing():

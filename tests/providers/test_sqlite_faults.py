@@ -151,22 +151,41 @@ async def wait_until_available(scene: Scene) -> None:
             return
 
 
-class BrokenCommit:
-    """A connection whose first COMMIT fails, before or after it has done its work."""
+class Trouble:
+    """Makes the next COMMIT of the writer fail, before or after it has done its work."""
 
-    def __init__(self, connection: sqlite3.Connection, code: int, *, is_done: bool) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._next: tuple[int, bool] | None = None
+        self._connect = writer.connect
+        monkeypatch.setattr(writer, "connect", self._connect_to_trouble)
+
+    def come(self, code: int, *, is_done: bool) -> None:
+        """The next COMMIT fails with this result code."""
+        self._next = (code, is_done)
+
+    def execute(self, connection: sqlite3.Connection, statement: str, *args: Any) -> Any:
+        if statement != "COMMIT" or self._next is None:
+            return connection.execute(statement, *args)
+        (code, is_done), self._next = self._next, None
+        if is_done:
+            connection.execute("COMMIT")
+        error = sqlite3.OperationalError("disk trouble")
+        error.sqlite_errorcode = code
+        raise error
+
+    def _connect_to_trouble(self, *args: Any, **kwargs: Any) -> "TroubledConnection":
+        return TroubledConnection(self._connect(*args, **kwargs), self)
+
+
+class TroubledConnection:
+    """A connection whose COMMIT may fail."""
+
+    def __init__(self, connection: sqlite3.Connection, trouble: Trouble) -> None:
         self._connection = connection
-        self._code: int | None = code
-        self._is_done = is_done
+        self._trouble = trouble
 
     def execute(self, statement: str, *args: Any) -> Any:
-        if statement != "COMMIT" or self._code is None:
-            return self._connection.execute(statement, *args)
-        if self._is_done:
-            self._connection.execute("COMMIT")
-        error = sqlite3.OperationalError("disk trouble")
-        error.sqlite_errorcode, self._code = self._code, None
-        raise error
+        return self._trouble.execute(self._connection, statement, *args)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
@@ -189,37 +208,50 @@ async def test_failed_commit(
     expected: type[Exception],
 ) -> None:
     """A commit that fails is Uncertain unless it surely did nothing; a repeat by request id finds out."""
+    trouble = Trouble(monkeypatch)
     scene = Scene(await open_sqlite())
     await scene.set_up()
-    await scene.provider.close()
-    connect, broken = writer.connect, iter([True])
+    trouble.come(code, is_done=is_done)
+    with pytest.raises(expected):
+        await scene.submit(request_id="r-1")
 
-    def connect_broken(*args: Any, **kwargs: Any) -> Any:
-        connection = connect(*args, **kwargs)
-        return BrokenCommit(connection, code, is_done=is_done) if next(broken, False) else connection
+    stored = await scene.find_keys()
+    job = await scene.submit(request_id="r-1")
 
-    monkeypatch.setattr(writer, "connect", connect_broken)
-    monkeypatch.setattr(writer, "prepare", lambda *args, **kwargs: None)
-    await open_until(scene, expected)
-
-    with_id = {"request_id": "r-1"}
-    job = await scene.submit(**with_id)
-    assert await scene.submit(**with_id) == job
+    assert stored == ([job.key] if is_done else [])
     assert await scene.find_keys() == [job.key]
 
 
-async def open_until(scene: Scene, expected: type[Exception]) -> None:
-    """Open a provider whose first commit is broken: the opening itself, then all is well."""
-    with pytest.raises(expected):
-        await scene.provider.open()
-    await scene.provider.open()
+async def test_failed_commit_hides_no_other(open_sqlite: OpenSqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits hears of another process's commit, even if it has the number of a failed one."""
+    trouble = Trouble(monkeypatch)
+    scene, other = Scene(await open_sqlite(watches=False)), Scene(await open_sqlite(watches=False), "s-2")
+    await scene.set_up()
+    cursor = (await scene.provider.changes("")).cursor
+    while await scene.provider.wait(SHORT) is not None:
+        pass
+    trouble.come(sqlite3.SQLITE_IOERR_FSYNC, is_done=False)
+    with pytest.raises(Uncertain):
+        await scene.submit()
+    job = await other.submit()
+
+    assert await scene.provider.wait(timedelta(seconds=10)) is not None
+    assert (await scene.provider.changes(cursor)).jobs == [job]
+
+
+async def test_connections_sync_each_commit(path: Path, scene: Scene) -> None:
+    """A commit is on the disk before it is acknowledged: power may fail at any time."""
+    with closing(writer.connect(path, busy_timeout_s=1, read_only=False)) as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 async def test_broken_call_harms_only_itself(scene: Scene) -> None:
-    """Of calls that are committed together, one that can't be stored fails alone."""
+    """Of calls that are committed together, one that can't be stored fails alone, and leaves no trace."""
+    cursor = (await scene.provider.changes("")).cursor
     answers = await asyncio.gather(
         scene.submit(owner="bob"),
-        scene.submit(owner="\ud800"),
+        scene.provider.submit([scene.draft(), scene.draft(owner="\ud800")]),
         scene.provider.renew(scene.session_id, 1 << 80),
         scene.submit(owner="carol"),
         return_exceptions=True,
@@ -228,6 +260,7 @@ async def test_broken_call_harms_only_itself(scene: Scene) -> None:
     kinds = [type(answer).__name__ for answer in answers]
     assert kinds == ["Job", "UnicodeEncodeError", "OverflowError", "Job"]
     assert len(await scene.find_keys()) == 2
+    assert len((await scene.provider.changes(cursor)).jobs) == 2
 
 
 async def test_broken_read_harms_only_itself(scene: Scene) -> None:

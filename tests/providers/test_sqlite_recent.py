@@ -6,7 +6,7 @@ from spoolway_providers.model import Job, JobKey
 from spoolway_providers.sqlite import queries
 from spoolway_providers.sqlite.recent import ChangedJob, RecentChanges
 from tests.providers.conftest import OpenSqlite
-from tests.providers.ways import after, submitted
+from tests.providers.ways import job_in, submitted
 
 JOB = submitted()
 OTHER = JobKey("b", "1" * 24)
@@ -18,7 +18,7 @@ def changed(number: int, job: Job = JOB) -> ChangedJob:
 
 def test_changes_without_a_gap_are_known() -> None:
     """Commits that follow one another are answered from memory, each job once in its newest document."""
-    newer = after([])[-1]
+    newer = job_in("CLAIMED")
     recent = RecentChanges()
     recent.add(4, 6, [changed(5), (6, OTHER, None)])
     recent.add(6, 8, [changed(8, newer)])

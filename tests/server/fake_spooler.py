@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from spoolway.v1 import job_service_pb2 as pb
-from tests.server.lab import PATIENCE_S, Caller, Lab
+from tests.server.lab import PATIENCE_S, Caller, Lab, eventually
 
 __all__ = ["FakeSpooler", "held"]
 
@@ -33,6 +33,8 @@ class FakeSpooler:
         self.instance_id = instance_id
         self.backends = list(backends)
         self.user = user
+        self.session = ""
+        """Id of the newest session."""
         self.calls: Caller = lab.caller(user)
         self._channel: grpc.aio.Channel | None = None
         self._call: Any = None
@@ -45,6 +47,8 @@ class FakeSpooler:
         """Messages that nobody has asked for yet, but for assignments and confirmations."""
         self.kinds: list[str] = []
         """The kind of every message, in order."""
+        self.sizes: list[int] = []
+        """The length of every message in bytes."""
 
     # The stream
 
@@ -52,13 +56,15 @@ class FakeSpooler:
         """Open a stream, say hello and read the welcome."""
         self.open()
         await self.say_hello(**hello)
-        return (await self.next_of("welcome")).welcome
+        welcome = (await self.next_of("welcome")).welcome
+        self.session = welcome.session
+        return welcome
 
     def open(self) -> None:
         """Open a stream without a word."""
         self._channel = self._lab.new_channel()
         self._call = self._lab.caller(self.user, self._channel).StreamNextJobs()
-        self._assignments, self._confirms, self.inbox, self.kinds = [], {}, [], []
+        self._assignments, self._confirms, self.inbox, self.kinds, self.sizes = [], {}, [], [], []
         self._reading = asyncio.create_task(self._read())
         # How the stream ended is told to whoever asks, and else to nobody.
         self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -90,11 +96,12 @@ class FakeSpooler:
             await self._reading
 
     async def kill(self) -> None:
-        """Vanish: the connection breaks, without a word."""
+        """Vanish: the connection breaks, without a word; returns when the server has noticed it."""
         assert self._channel is not None
         await self._channel.close()
-        if self._reading is not None:
-            await asyncio.gather(self._reading, return_exceptions=True)
+        spoolers = self._lab.server.spoolers
+        await eventually(lambda: self.session not in spoolers.sessions)
+        await spoolers.settle()
 
     async def _read(self) -> None:
         try:
@@ -115,6 +122,7 @@ class FakeSpooler:
     def _sort(self, message: pb.StreamNextJobsResponse) -> None:
         kind = message.WhichOneof("message") or ""
         self.kinds.append(kind)
+        self.sizes.append(message.ByteSize())
         if kind == "assign":
             self._assignments += message.assign.jobs
         elif kind == "confirms":

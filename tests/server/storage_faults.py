@@ -55,13 +55,14 @@ class StorageFaults:
 
     @contextmanager
     def held_up(self, method: str) -> Iterator["HeldUp"]:
-        """Let calls of a method wait once their work is done, until they are let go."""
+        """Let calls of a method that have brought something wait with it, until they are let go."""
         gate = HeldUp()
 
         async def wait(original: Any, *args: Any, **kwargs: Any) -> Any:
             result = await original(*args, **kwargs)
-            gate.reached.set()
-            await gate.open.wait()
+            if result:
+                gate.reached.set()
+                await gate.open.wait()
             return result
 
         with self._replaced((method,), wait):

@@ -30,7 +30,8 @@ async def refused_call(caller: Caller, method: Any) -> Refused:
         async def requests() -> AsyncIterator[Any]:
             yield request
 
-        return await refusal(getattr(caller, method.name)(requests()).read())
+        call = getattr(caller, method.name)(requests())
+        return await refusal(call.read() if method.server_streaming else call)
     if method.server_streaming:
         return await refusal(getattr(caller, method.name)(request).read())
     return await refusal(getattr(caller, method.name)(request))

@@ -8,8 +8,8 @@ import pytest
 
 from spoolway_providers import rules
 from spoolway_providers.conformance.scene import BACKEND, Base, Scene, token_of
-from spoolway_providers.errors import CursorTooOld
-from spoolway_providers.interface import Hints
+from spoolway_providers.errors import Conflict, CursorTooOld
+from spoolway_providers.interface import Change, Hints
 from spoolway_providers.model import Job, JobKey
 
 SOON = timedelta(seconds=10)
@@ -43,6 +43,20 @@ class ChangeConformance(Base):
         for job in changes.jobs:
             assert job == await scene.provider.get(job.key)
         assert (await scene.provider.changes(changes.cursor)).jobs == []
+
+    async def test_refused_change_is_no_change(self, scene: Scene) -> None:
+        """What was not stored is not among the changes."""
+        old = await scene.submit()
+        await scene.do(old, rules.Hold("operator"))
+        cursor = (await scene.provider.changes("")).cursor
+
+        [answer] = await scene.provider.commit(
+            [Change(scene.decide(old, rules.Cancel("alice")), old.revision)]
+        )
+
+        assert isinstance(answer, Conflict)
+        changes = await scene.provider.changes(cursor)
+        assert (changes.jobs, changes.deleted) == ([], [])
 
     async def test_deleted_job_is_told(self, scene: Scene) -> None:
         """A job that was deleted since the cursor is named as such."""

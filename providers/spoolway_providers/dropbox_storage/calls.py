@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from spoolway_providers.dropbox_storage.client import Client, FileInfo
 from spoolway_providers.dropbox_storage.faults import (
@@ -20,6 +20,8 @@ from spoolway_providers.dropbox_storage.timings import Timings
 from spoolway_providers.errors import Unavailable
 
 __all__ = ["CONNECTIONS", "Calls", "unavailable"]
+
+T = TypeVar("T")
 
 CONNECTIONS = 16
 MAX_BACKOFF_S = 5.0
@@ -38,7 +40,7 @@ class Calls:
         self.counters: Counter[str] = Counter()
         """Calls by name, `lost_answers`, and each kind of limit that was met."""
         self._threads = Pool("dropbox", CONNECTIONS)
-        self._waiters = Pool("dropbox-longpoll", 1)
+        self._waiters = Pool("dropbox-longpoll", 2)
         self._silent_until = 0.0
 
     def close(self) -> None:
@@ -96,6 +98,11 @@ class Calls:
             lambda: self.client.longpoll(cursor, timeout_s), limit_s=timeout_s + _LONGPOLL_SLACK_S
         )
         return answer
+
+    async def think(self, work: Callable[[], T]) -> T:
+        """Do something long that is no call, off the event loop."""
+        result: T = await self._threads.run(work, limit_s=self.timings.call_limit_s)
+        return result
 
     async def download(self, path: str) -> tuple[FileInfo, bytes] | None:
         """A file, or None if there is none."""

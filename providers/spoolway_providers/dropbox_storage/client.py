@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from dropbox import files
 from spoolway_providers.dropbox_storage.faults import (
     CallFailed,
     LostAnswer,
+    PathConflict,
     PathMissing,
     SessionSpent,
     call,
@@ -156,6 +157,11 @@ class Client:
         """Move one file; what is at the target is a conflict."""
         return _info(call(self._sdk.files_move_v2, source, target).metadata)
 
+    def make_folder(self, path: str) -> None:
+        """Make a folder, if there is none."""
+        with contextlib.suppress(PathConflict):
+            call(self._sdk.files_create_folder_v2, path)
+
     def delete(self, path: str, rev: str | None) -> None:
         """Remove a file, if it has `rev`; or a folder."""
         call(self._sdk.files_delete_v2, path, rev)
@@ -207,7 +213,7 @@ class Client:
         if not all(entry.is_success() for entry in answer.entries):
             raise SessionSpent("an upload session can't be filled")
 
-    def append(self, session: str, offset: int, data: bytes, *, close: bool) -> None:
+    def append(self, session: str, offset: int, data: bytes, close: bool) -> None:
         """Add data to a session."""
         cursor = files.UploadSessionCursor(session, offset)
         call(self._sdk.files_upload_session_append_v2, data, cursor, close)
@@ -228,10 +234,11 @@ class Client:
         ]
 
 
-def content_hash(data: bytes) -> str:
+def content_hash(pieces: Iterable[bytes]) -> str:
     """The hash by which Dropbox tells what is in a file."""
     hasher = hashing.DropboxContentHasher()
-    hasher.update(data)
+    for piece in pieces:
+        hasher.update(piece)
     return str(hasher.hexdigest())
 
 

@@ -20,6 +20,7 @@ class Entry:
     """
 
     __slots__ = (
+        "counted_as_waiting",
         "doubted",
         "half_done",
         "job",
@@ -51,6 +52,8 @@ class Entry:
         """Out of the queue: a claim is under way, or the owner before may have claimed it."""
         self.queue_place: QueuePlace | None = None
         """Where it is in the queue, while it is."""
+        self.counted_as_waiting = False
+        """The index counts it as waiting, since it lies in the queue and was not read."""
         self.unwritten_until: float | None = None
         """When the status must be written with what `job` says already; None: it says so."""
 

@@ -10,6 +10,7 @@ import msgspec
 
 from spoolway_providers.dropbox_storage.entries import Entry, QueuePlace
 from spoolway_providers.dropbox_storage.feed import Feed
+from spoolway_providers.dropbox_storage.names import Place
 from spoolway_providers.dropbox_storage.sessions import Sessions
 from spoolway_providers.errors import NotFound
 from spoolway_providers.interface import Page, Query
@@ -19,7 +20,7 @@ __all__ = ["Index"]
 
 _WAITING = (State.QUEUED, State.HELD)
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_Place = tuple[int, int, str, str]
+_Cursor = tuple[int, int, str, str]
 
 
 class Index:
@@ -29,11 +30,14 @@ class Index:
         self.entries: dict[JobKey, Entry] = {}
         self.unread: set[JobKey] = set()
         """Jobs whose status has not been read yet."""
+        self.blobs: dict[str, JobKey] = {}
+        """Which job names a blob, as its content or its result."""
         self._feed = feed
         self._sessions = sessions
         self._by_state: dict[State, set[JobKey]] = {state: set() for state in State}
         self._by_session: dict[str, set[JobKey]] = {}
         self._waiting: Counter[str] = Counter()
+        self._backends: set[str] = set()
         self._queues: dict[str, list[QueuePlace]] = {}
         self._due: list[tuple[datetime, int, JobKey]] = []
 
@@ -42,25 +46,30 @@ class Index:
     def add(self, entry: Entry) -> None:
         """There is a job, of which nothing is known but its name and place."""
         self.entries[entry.key] = entry
-        if entry.job is None:
-            self.unread.add(entry.key)
+        self._backends.add(entry.key.backend)
+        self.unread.add(entry.key)
+        entry.counted_as_waiting = entry.place is Place.QUEUED
+        self._waiting[entry.key.backend] += entry.counted_as_waiting
         self.place(entry)
 
     def put(self, entry: Entry, job: Job) -> None:
         """This is what everybody reads of the job from now on."""
-        known = self.entries.setdefault(entry.key, entry)
-        before, known.job = known.job, job
-        self.unread.discard(entry.key)
+        if entry.key not in self.entries:
+            self.add(entry)
+        before, entry.job = entry.job, job
         if before == job:
             return
-        self._forget_facts(before)
+        self._forget_facts(entry, before)
         self._by_state[job.state].add(job.key)
         self._waiting[job.key.backend] += job.state in _WAITING
         if job.holder is not None:
             self._by_session.setdefault(job.holder.session, set()).add(job.key)
         if job.due_at is not None:
             insort(self._due, (job.due_at, job.seq, job.key))
-        self.place(known)
+        for ref in (job.content, job.result):
+            if ref is not None:
+                self.blobs[ref.id] = job.key
+        self.place(entry)
         self._feed.note(job.key)
 
     def place(self, entry: Entry) -> None:
@@ -79,14 +88,20 @@ class Index:
     def remove(self, entry: Entry) -> None:
         """There is no such job any more."""
         del self.entries[entry.key]
-        self.unread.discard(entry.key)
-        self._forget_facts(entry.job)
+        self._forget_facts(entry, entry.job)
+        for ref in (entry.job.content, entry.job.result) if entry.job is not None else ():
+            if ref is not None:
+                self.blobs.pop(ref.id, None)
         entry.reserved = True
         self.place(entry)
         self._feed.note_deleted(entry.key)
 
-    def _forget_facts(self, job: Job | None) -> None:
+    def _forget_facts(self, entry: Entry, job: Job | None) -> None:
+        """Take out what was known by `job`; None: by the name alone."""
         if job is None:
+            if entry.key in self.unread:
+                self.unread.discard(entry.key)
+                self._waiting[entry.key.backend] -= entry.counted_as_waiting
             return
         self._by_state[job.state].discard(job.key)
         self._waiting[job.key.backend] -= job.state in _WAITING
@@ -124,8 +139,7 @@ class Index:
 
     def waiting(self, backend: str) -> int:
         """How many jobs of a backend are QUEUED or HELD."""
-        unread = sum(1 for key in self.unread if key.backend == backend)
-        return self._waiting[backend] + unread
+        return self._waiting[backend]
 
     def held_by(self, session: str) -> list[Job]:
         """The jobs that a session holds."""
@@ -145,7 +159,7 @@ class Index:
         place = _by_due if query.due_before is not None else _by_seq
         jobs = sorted(self._matches(query), key=place, reverse=query.newest_first)
         if query.cursor:
-            at = msgspec.json.decode(query.cursor, type=_Place)
+            at = msgspec.json.decode(query.cursor, type=_Cursor)
             jobs = [job for job in jobs if (place(job) < at if query.newest_first else place(job) > at)]
         page = jobs[: query.limit]
         more = len(jobs) > len(page) and page
@@ -163,6 +177,8 @@ class Index:
 
     def _candidates(self, query: Query) -> Iterable[JobKey]:
         """The smallest known set of jobs in which all that match are."""
+        if query.id is not None:
+            return [JobKey(backend, query.id) for backend in self._backends]
         if query.session is not None:
             return self._by_session.get(query.session, ())
         if query.orphaned:
@@ -189,10 +205,10 @@ class Index:
         )
 
 
-def _by_seq(job: Job) -> _Place:
+def _by_seq(job: Job) -> _Cursor:
     return (job.seq, 0, job.key.backend, job.key.id)
 
 
-def _by_due(job: Job) -> _Place:
+def _by_due(job: Job) -> _Cursor:
     due = job.due_at or datetime.max.replace(tzinfo=UTC)
     return ((due - _EPOCH) // timedelta(microseconds=1), job.seq, job.key.backend, job.key.id)

@@ -12,7 +12,19 @@ import msgspec
 
 from spoolway_providers.model import JobKey
 
-__all__ = ["Found", "Kind", "Layout", "Numbering", "Place", "rank_of", "seq_of_id", "time_of"]
+__all__ = [
+    "Found",
+    "Kind",
+    "Layout",
+    "Numbering",
+    "Place",
+    "id_of",
+    "rank_of",
+    "seq_of_id",
+    "time_of",
+    "user_folder",
+    "user_of_id",
+]
 
 _ID = re.compile(r"(\d{8}_\d{6})-([a-z0-9]+)-(.+)-([0-9a-f]{5})")
 _TIME_FORMAT = "%Y%m%d_%H%M%S"
@@ -192,6 +204,11 @@ class Numbering:
     def raise_to(self, seq: int) -> None:
         """Give only higher ones from now on."""
         self.last = max(self.last, seq)
+
+    @staticmethod
+    def highest_at(now: datetime) -> int:
+        """The highest place that a name from before a moment can have."""
+        return (int(now.timestamp()) + 1) << _DIGITS_BITS
 
     def next(self, now: datetime) -> int:
         """The next place."""

@@ -52,10 +52,10 @@ async def put_policy(connection: Connection, name: str, policy: Policy, etag: st
         current = await _find(connection, name)
         if current is None:
             raise NotFound(f"there is no backend {name!r}")
-        if current.policy == policy:
-            return Stored(current)
         if etag is not None and etag != current.policy_etag:
             raise Conflict(f"the policy of backend {name!r} has changed", current)
+        if current.policy == policy:
+            return Stored(current)
         stored = await _set(connection, {"_id": name, "policy_etag": current.policy_etag}, fields)
         if stored is not None:
             return stored

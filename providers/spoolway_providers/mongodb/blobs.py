@@ -5,18 +5,15 @@ A blob in GridFS is visible once a job's document names it. Before that commit i
 steps leaves a blob that `repair` marks or sweeps.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
-from datetime import timedelta
-from typing import TypeVar
+from collections.abc import Iterable
 
-from bson.binary import Binary
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import UpdateOne
 
-from spoolway_providers.errors import Conflict, NotFound, ProviderError, TooLarge, Unavailable
+from spoolway_providers.errors import NotFound, ProviderError, TooLarge, Unavailable
 from spoolway_providers.model import BlobRef, JobKey
+from spoolway_providers.mongodb.chunks import CHUNK_BYTES, read_file, write_chunks
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import CAPABILITIES, INLINE_LIMIT, Document
-from spoolway_providers.mongodb.faults import is_duplicate
 
 __all__ = [
     "is_named",
@@ -28,15 +25,10 @@ __all__ = [
     "remove",
     "remove_of_job",
     "reserve",
-    "stage",
     "too_large",
 ]
 
-Answer = TypeVar("Answer")
-
-CHUNK_BYTES = INLINE_LIMIT
-_RESERVED_FOR = timedelta(minutes=1)
-"""After which the reservation of a submit that is not there is void: longer than any call lasts."""
+_SLACK_S = 1.0
 
 
 def too_large(data: bytes) -> TooLarge | None:
@@ -47,104 +39,15 @@ def too_large(data: bytes) -> TooLarge | None:
     return TooLarge(f"{len(data)} bytes are more than {limit} in one document; stage them", limit)
 
 
-async def stage(connection: Connection, blob_id: str, offset: int, data: bytes) -> int:
-    """Write a piece of an upload; see the interface.
-
-    The length is written last, so that it never promises bytes which are not there. Who sends a piece
-    again while its blob is being committed writes the same bytes: an id is that of one upload.
-    """
-    with connection.reading():
-        found = await connection.newest("blobs.files").find_one({"_id": blob_id})
-    size = int(found["length"]) if found else 0
-    if offset > size:
-        raise Conflict(f"blob {blob_id!r} has {size} bytes so far, not {offset}", size)
-    if found and found["metadata"].get("job") is not None:
-        return _size_if_within(blob_id, size, offset, data)
-    if not data:
-        return size
-    await _write_chunks(connection, blob_id, offset, data, size)
-    return await _lengthen(connection, blob_id, offset, data)
-
-
-def _size_if_within(blob_id: str, size: int, offset: int, data: bytes) -> int:
-    """The size of a committed blob, which a late repeat may write to but can't change."""
-    if offset + len(data) > size:
-        raise Conflict(f"blob {blob_id!r} is committed with {size} bytes", size)
-    return size
-
-
-async def _write_chunks(connection: Connection, blob_id: str, offset: int, data: bytes, size: int) -> None:
-    """Lay the piece over the chunks that it touches."""
-    first, last = offset // CHUNK_BYTES, (offset + len(data) - 1) // CHUNK_BYTES
-    known = await _partly_overlaid(connection, blob_id, (first, last), offset, len(data), size)
-    writes = []
-    for n in range(first, last + 1):
-        start = n * CHUNK_BYTES
-        piece = data[max(0, start - offset) : start + CHUNK_BYTES - offset]
-        at = max(0, offset - start)
-        old = known.get(n, b"")
-        chunk = old[:at] + piece + old[at + len(piece) :]
-        key = {"files_id": blob_id, "n": n}
-        writes.append(UpdateOne(key, {"$set": {"data": Binary(chunk)}}, upsert=True))
-
-    async def write() -> None:
-        with connection.writing():
-            await connection["blobs.chunks"].bulk_write(writes, ordered=False)
-
-    await once_more_if_twins_met(write)
-
-
-async def _partly_overlaid(
-    connection: Connection, blob_id: str, span: tuple[int, int], offset: int, length: int, size: int
-) -> dict[int, bytes]:
-    """The present bytes of the first and the last chunk, where the piece does not replace all of them."""
-    first, last = span
-    ends_within = offset + length < min(size, (last + 1) * CHUNK_BYTES)
-    wanted = {n for n, is_partly in ((first, offset % CHUNK_BYTES), (last, ends_within)) if is_partly}
-    if not wanted:
-        return {}
-    with connection.reading():
-        query = {"files_id": blob_id, "n": {"$in": sorted(wanted)}}
-        found = await connection.newest("blobs.chunks").find(query).to_list()
-    return {chunk["n"]: bytes(chunk["data"]) for chunk in found}
-
-
-async def _lengthen(connection: Connection, blob_id: str, offset: int, data: bytes) -> int:
-    end = offset + len(data)
-    change = [
-        {
-            "$set": {
-                "length": {"$max": ["$length", end]},
-                "chunkSize": CHUNK_BYTES,
-                "uploadDate": connection.numbers.now(),
-                "filename": {"$literal": blob_id},
-                "metadata": {"committed": False},
-            }
-        }
-    ]
-
-    async def write() -> Document:
-        with connection.writing():
-            found: Document = await connection["blobs.files"].find_one_and_update(
-                {"_id": blob_id, "metadata.job": None},
-                change,
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-        return found
-
-    return int((await once_more_if_twins_met(write))["length"])
-
-
 def large_file_id(ref: BlobRef) -> str:
-    """The file of a long content or result that came in one call; by its bytes, so that none overwrites it."""
+    """The file of a long content or result that came in one call: named by its bytes, never overwritten."""
     return f"{ref.id}#{ref.sha256}"
 
 
 async def keep_large(connection: Connection, ref: BlobRef, data: bytes, key: JobKey) -> None:
     """Store the bytes of a long content or result that came in one call, for `key` alone."""
     file_id = large_file_id(ref)
-    await _write_chunks(connection, file_id, 0, data, 0)
+    await write_chunks(connection, file_id, 0, data, 0)
     document: Document = {
         "_id": file_id,
         "length": ref.size,
@@ -193,18 +96,15 @@ async def _take_over(
     connection: Connection, whole: Document, found: Document, change: list[Document]
 ) -> ProviderError | None:
     """Reserve what was reserved for a job that never came to be."""
-    long_ago = {
-        "$lt": ["$metadata.reserved_at", {"$subtract": [connection.numbers.now(), _ms(_RESERVED_FOR)]}]
-    }
+    # By then a submit under way has ended, at the server too, which knows its time limit.
+    patience_s = 2 * connection.time_limit_s + _SLACK_S
+    reserved_ms = {"$toLong": "$metadata.reserved_at"}
+    long_ago = {"$lt": [reserved_ms, {"$subtract": [connection.numbers.now_ms(), round(patience_s * 1000)]}]}
     void = {**whole, "metadata.job": found["metadata"]["job"], "$expr": long_ago}
     with connection.writing():
         if (await connection["blobs.files"].update_one(void, change)).matched_count:
             return None
-    return Unavailable(f"blob {whole['_id']!r} is just being committed; try again", _RESERVED_FOR)
-
-
-def _ms(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)
+    return Unavailable(f"blob {whole['_id']!r} is just being committed; try again")
 
 
 async def release(connection: Connection, blob_id: str, key: JobKey) -> None:
@@ -255,7 +155,7 @@ async def read_blob(connection: Connection, ref: BlobRef, offset: int, limit: in
             )
         if found is not None and field in found:
             return bytes(found[field][offset : offset + limit])
-    return await _read_file(connection, await _visible_file(connection, ref), offset, limit)
+    return await read_file(connection, await _visible_file(connection, ref), offset, limit)
 
 
 def _key_in(blob_id: str) -> JobKey | None:
@@ -274,18 +174,6 @@ async def _visible_file(connection: Connection, ref: BlobRef) -> Document:
     raise NotFound(f"there is no blob {ref.id!r}")
 
 
-async def _read_file(connection: Connection, file: Document, offset: int, limit: int) -> bytes:
-    end = min(offset + limit, int(file["length"]))
-    if offset >= end:
-        return b""
-    first, last = offset // CHUNK_BYTES, (end - 1) // CHUNK_BYTES
-    with connection.reading():
-        query = {"files_id": file["_id"], "n": {"$gte": first, "$lte": last}}
-        chunks = await connection["blobs.chunks"].find(query).sort("n").to_list()
-    start = first * CHUNK_BYTES
-    return b"".join(chunk["data"] for chunk in chunks)[offset - start : end - start]
-
-
 async def is_named(connection: Connection, file: Document, blob_id: str) -> bool:
     """Whether the job that a file is kept for names it."""
     metadata = file["metadata"]
@@ -295,13 +183,3 @@ async def is_named(connection: Connection, file: Document, blob_id: str) -> bool
     job = {"_id": metadata["job"], "backend": metadata["backend"], **named}
     with connection.reading():
         return await connection["jobs"].find_one(job, {"_id": 1}) is not None
-
-
-async def once_more_if_twins_met(write: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Repeat an upsert that met its twin: the document is there by now."""
-    try:
-        return await write()
-    except ProviderError as error:
-        if not is_duplicate(error.__cause__):
-            raise
-    return await write()

@@ -1,4 +1,4 @@
-"""Redoing what a crash left half done, sweeping what is too old, and trying whether the storage works."""
+"""Redoing what a crash left half done, sweeping what is too old."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document, key_of
 from spoolway_providers.mongodb.journal import Journal
 
-__all__ = ["probe", "repair"]
+__all__ = ["repair"]
 
 
 async def repair(connection: Connection, journal: Journal, limit: int) -> list[Finding]:
@@ -48,14 +48,27 @@ async def _finish_deletions(connection: Connection, limit: int) -> list[Finding]
 
 async def _settle_files(connection: Connection, before: datetime, limit: int) -> list[Finding]:
     """Files that nobody marked as committed: mark those that a job names, sweep the others after a day."""
+    files = connection["blobs.files"]
+    is_old = {
+        "metadata.committed": False,
+        "uploadDate": {"$lt": before},
+        # Not one that is just being committed.
+        "$or": [{"metadata.reserved_at": None}, {"metadata.reserved_at": {"$lt": before}}],
+    }
     with connection.reading():
-        query = {"metadata.committed": False, "uploadDate": {"$lt": before}}
-        found = await connection["blobs.files"].find(query).limit(limit).to_list()
+        found = await files.find(is_old).limit(limit).to_list()
     named = [file["_id"] for file in found if await blobs.is_named(connection, file, file["filename"])]
-    unnamed = [file["_id"] for file in found if file["_id"] not in named]
     await blobs.mark_committed(connection, named)
-    await blobs.remove(connection, unnamed)
-    return [Finding("staged_blob", name, "removed, since nobody named it for a day") for name in unnamed]
+    unnamed = [file["_id"] for file in found if file["_id"] not in named]
+    if not unnamed:
+        return []
+    # Kept for nobody first: from then on no job can name it.
+    kept = {"metadata.job": "", "metadata.reserved_at": connection.numbers.now()}
+    with connection.writing():
+        await files.update_many({"_id": {"$in": unnamed}, **is_old}, [{"$set": kept}])
+    ours = await _ids(connection, "blobs.files", {"_id": {"$in": unnamed}, "metadata.job": ""}, limit)
+    await blobs.remove(connection, ours)
+    return [Finding("staged_blob", name, "removed, since nobody named it for a day") for name in ours]
 
 
 async def _sweep_sessions(connection: Connection, before: datetime, limit: int) -> None:

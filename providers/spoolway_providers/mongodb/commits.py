@@ -25,7 +25,6 @@ class _Entry(msgspec.Struct):
     change: Change
     file_id: str = ""
     """A file in GridFS that the change makes visible."""
-    write: Write | None = None
     answer: Answer | None = None
 
 
@@ -34,10 +33,7 @@ async def commit(connection: Connection, changes: Sequence[Change]) -> list[Answ
     entries = [_Entry(change) for change in changes]
     for entry in entries:
         await _keep_result(connection, entry)
-    writes: list[tuple[_Entry, Write]] = []
-    for entry in entries:
-        if entry.answer is None:
-            writes.append((entry, _write(connection, entry)))
+    writes = [(entry, _write(connection, entry)) for entry in entries if entry.answer is None]
     if len(writes) == 1:
         await _store_one(connection, *writes[0])
     elif writes:

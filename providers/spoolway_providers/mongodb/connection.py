@@ -24,7 +24,7 @@ __all__ = ["Collection", "Connection"]
 Collection = AsyncCollection[Document]
 
 _SETTLE_S = 2.0
-"""How long reading back an unknown outcome may take, beyond the call's own time."""
+"""How long reading back an unknown outcome may take at most, beyond the call's own time."""
 
 
 class Connection:
@@ -69,8 +69,8 @@ class Connection:
         except (PyMongoError, ValueError, TypeError) as error:
             # `from None`: the driver's text may quote the connection string, with the password.
             raise LoginRefused(
-                f"the connection string for {self.login.host} is not valid ({type(error).__name__}): check its "
-                "host and port, its options, and that special characters of the password are %-escaped"
+                f"the connection string for {self.login.host} is not valid ({type(error).__name__}): check "
+                "host, port and options, and that special characters of the password are %-escaped"
             ) from None
         try:
             with pymongo.timeout(self.time_limit_s):
@@ -165,7 +165,7 @@ class Connection:
     @contextmanager
     def settling(self, unknown: Uncertain) -> Iterator[None]:
         """Round the reads that find out how a write ended; if they fail too, it stays unknown."""
-        with pymongo.timeout(_SETTLE_S):
+        with pymongo.timeout(min(_SETTLE_S, self.time_limit_s)):
             try:
                 yield
             except (PyMongoError, ProviderError) as error:

@@ -5,10 +5,11 @@ made by `rules.admit`; where it depends on the time of the commit, both outcomes
 server takes one. All that a user gave stands under `$literal`.
 """
 
-from datetime import timedelta
+from datetime import datetime
 from typing import Any
 
 from bson.binary import Binary
+from bson.int64 import Int64
 
 from spoolway_providers import rules
 from spoolway_providers.model import BlobRef, Draft, Job, JobKey, new_token
@@ -18,6 +19,7 @@ from spoolway_providers.mongodb.documents import (
     from_microseconds,
     job_fields,
     label_pairs,
+    to_microseconds,
 )
 from spoolway_providers.mongodb.numbers import Numbers
 
@@ -25,7 +27,6 @@ __all__ = ["new_job"]
 
 _NOMINAL = from_microseconds(0)
 """Stands for the time of the commit until the server fills it in."""
-_ALMOST_A_MS = timedelta(microseconds=999)
 _ISO = "%Y-%m-%dT%H:%M:%S.%LZ"
 
 
@@ -45,12 +46,17 @@ def new_job(
     record = _at_commit(waiting, same, numbers)
     if draft.not_before is not None:
         ready = _at_commit(_admitted(draft, key, ref, draft.not_before), same, numbers)
-        comes_early = {"$lt": [numbers.now(), {"$literal": draft.not_before + _ALMOST_A_MS}]}
+        comes_early = {"$lt": [numbers.now_ms(), {"$literal": _whole_ms(draft.not_before)}]}
         record = {"$cond": [comes_early, record, ready]}
     made = {"$mergeObjects": [record, by_server]}
     is_new = {"$eq": [{"$type": "$state"}, "missing"]}
     change = {"$replaceWith": {"$cond": [is_new, made, "$$ROOT"]}}
     return {"_id": key.id, "backend": key.backend}, [change]
+
+
+def _whole_ms(moment: datetime) -> Int64:
+    """Since 1970, rounded up: the server counts in milliseconds, and no job starts too early."""
+    return Int64(-(-to_microseconds(moment) // 1000))
 
 
 def _admitted(draft: Draft, key: JobKey, ref: BlobRef, now: Any) -> Job:

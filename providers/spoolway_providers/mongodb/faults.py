@@ -97,7 +97,7 @@ def _refused(error: OperationFailure) -> ProviderError:
         return LoginRefused("MongoDB does not accept the user name or the password; check both")
     if error.code == _UNAUTHORIZED:
         return LoginRefused(
-            f"the login lacks a right: {_short(error)}; give the database user the role readWrite on the database"
+            f"the login lacks a right: {_short(error)}; give the user the role readWrite on the database"
         )
     if error.code in _BUG_CODES:
         return Corrupt(f"MongoDB says: {_short(error)} (code {error.code})")

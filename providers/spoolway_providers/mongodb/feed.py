@@ -12,7 +12,7 @@ import msgspec
 
 from spoolway_providers.errors import CursorTooOld
 from spoolway_providers.interface import Changes
-from spoolway_providers.model import JobKey, new_token
+from spoolway_providers.model import new_token
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import JOB_FIELDS, Document, job_of, key_of
 from spoolway_providers.mongodb.journal import DEEP_OVERLAP, Journal
@@ -67,18 +67,12 @@ class Feed:
             raise _too_old(cursor)
         if epoch != self._connection.epoch or number < self._journal.swept:
             raise _too_old(cursor)
-        if process == self._process and position >= self._oldest_position:
+        if process == self._process and position >= self._journal.forgotten:
             if position > self._journal.position:
                 raise _too_old(cursor)
             return position
         await self._check_not_swept(cursor, number)
         return reading
-
-    @property
-    def _oldest_position(self) -> int:
-        """Behind which the journal has everything."""
-        log = self._journal.log
-        return log[0].position - 1 if log else self._journal.position
 
     async def _check_not_swept(self, cursor: str, number: int) -> None:
         """Refuse a cursor from before a deletion that is forgotten, or from a future that was never."""
@@ -90,25 +84,16 @@ class Feed:
 
     async def _from_journal(self, position: int, limit: int) -> Changes:
         """What the journal has after a position."""
-        journal = self._journal
-        keys: dict[str, JobKey] = {}
-        more = False
-        for entry in journal.log:
-            if entry.position <= position:
-                continue
-            if len(keys) == limit and entry.key.id not in keys:
-                more = True
-                number = entry.after
-                break
-            keys[entry.key.id] = entry.key
-            position = entry.position
-        else:
-            number = journal.number
-        documents = await self._documents(list(keys))
-        known = {document["_id"] for document in documents}
-        changes = _sorted_out(documents, self._at(position, number), more=more)
+        entries = self._journal.after(position)
+        page, rest = entries[:limit], entries[limit:]
+        if page:
+            position = page[-1].position
+        cursor = self._at(position, rest[0].after if rest else self._journal.number)
+        documents = await self._documents([entry.key.id for entry in page])
+        found = {document["_id"] for document in documents}
+        changes = _sorted_out(documents, cursor, more=bool(rest))
         # Deleted, and the tombstone swept meanwhile.
-        changes.deleted.extend(key for job_id, key in keys.items() if job_id not in known)
+        changes.deleted.extend(entry.key for entry in page if entry.key.id not in found)
         return changes
 
     async def _documents(self, ids: Sequence[str]) -> list[Document]:

@@ -9,9 +9,10 @@ cursor counts: they read from well before it, so some changes come twice, but no
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import takewhile
 from time import monotonic
 
 import msgspec
@@ -30,15 +31,15 @@ DEEP_OVERLAP = number_span(timedelta(seconds=30))
 _DEEP_EVERY_S = 5.0
 _DEEP_WHILE_S = 60.0
 _LONGEST_LOG = 20_000
-_MOST_KNOWN = 50_000
 _PAGE = 5_000
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One change, as this process learned of it."""
+    """The newest change of a job, as this process learned of it."""
 
     position: int
     key: JobKey
+    revision: int
     after: int
     """The newest number of the look before: another process that reads from there on finds it too."""
 
@@ -56,12 +57,13 @@ class Journal:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = asyncio.Lock()
-        self._known: OrderedDict[str, int] = OrderedDict()
+        self._log: OrderedDict[str, Entry] = OrderedDict()
         self._late: set[str] = set()
         self._advanced_at = self._looked_deep_at = 0.0
-        self.log: deque[Entry] = deque(maxlen=_LONGEST_LOG)
         self.position = 0
         """Of the newest entry."""
+        self.forgotten = 0
+        """The newest position that is gone: cursors from before are of no use."""
         self.number = 0
         """The newest number that a look has found."""
         self.swept = 0
@@ -69,15 +71,21 @@ class Journal:
 
     def note(self, key: JobKey, revision: int) -> bool:
         """Remember a change that was committed; whether that is news."""
-        if self._known.get(key.id, 0) >= revision:
+        known = self._log.get(key.id)
+        if known is not None and known.revision >= revision:
             return False
-        self._known[key.id] = revision
-        self._known.move_to_end(key.id)
-        if len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
         self.position += 1
-        self.log.append(Entry(self.position, key, self.number))
+        self._log[key.id] = Entry(self.position, key, revision, self.number)
+        self._log.move_to_end(key.id)
+        if len(self._log) > _LONGEST_LOG:
+            _, oldest = self._log.popitem(last=False)
+            self.forgotten = oldest.position
         return True
+
+    def after(self, position: int) -> list[Entry]:
+        """Of each job that has changed since, the newest change; the oldest first."""
+        newest_first = takewhile(lambda entry: entry.position > position, reversed(self._log.values()))
+        return list(newest_first)[::-1]
 
     def note_late(self, job_id: str, number: int) -> None:
         """A change stream has a change with this number: if no look will find it, look for it by its id."""

@@ -96,7 +96,7 @@ def _host(text: str) -> str:
 def _host_of_uri(uri: str) -> str:
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
         raise ValueError("uri: must begin with mongodb:// or mongodb+srv://")
-    # The driver demands that '@' and '/' in a password are escaped, so what follows the last '@' is no secret.
+    # The driver demands that '@' and '/' in a password are escaped: what follows the last '@' is no secret.
     host = urlsplit(uri).netloc.rpartition("@")[2]
     if not host or "/" in uri.split("://", 1)[1].rpartition("@")[0]:
         raise ValueError("uri: has no host, or a user or password whose special characters are not %-escaped")

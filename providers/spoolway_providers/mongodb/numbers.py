@@ -39,6 +39,10 @@ class Numbers:
         """An expression for the time of the write."""
         return "$$NOW" if self._clock is None else {"$literal": self._clock()}
 
+    def now_ms(self) -> Any:
+        """An expression for the time of the write, in milliseconds: numbers compare the same everywhere."""
+        return {"$toLong": self.now()}
+
     def known_now(self) -> datetime | None:
         """The time, if it does not have to be asked of the server."""
         return None if self._clock is None else self._clock()
@@ -51,14 +55,14 @@ class Numbers:
 
     def number(self, floor: int, offset: int = 0) -> Any:
         """An expression for a change's number: `offset` above the first of those taken with `floor`."""
-        by_clock = {"$multiply": [{"$toLong": self.now()}, _STEPS_A_MS]}
+        by_clock = {"$multiply": [self.now_ms(), _STEPS_A_MS]}
         # Above the document's own too, whatever clock numbered that: a document's numbers only rise.
         highest = {"$max": [by_clock, {"$literal": _long(floor)}, {"$add": ["$change", 1]}]}
         return {"$add": [highest, offset]} if offset else highest
 
     def ranking_ms(self, floor: int) -> Any:
         """An expression for the milliseconds that rank a submit; as monotone as its number."""
-        return {"$max": [{"$toLong": self.now()}, {"$literal": _long(floor // _STEPS_A_MS)}]}
+        return {"$max": [self.now_ms(), {"$literal": _long(floor // _STEPS_A_MS)}]}
 
 
 def _long(number: int) -> Int64:

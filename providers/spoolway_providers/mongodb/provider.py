@@ -21,7 +21,7 @@ from spoolway_providers.interface import (
     Step,
 )
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Session, State
-from spoolway_providers.mongodb import backends, blobs, care, commits, queries, sessions
+from spoolway_providers.mongodb import backends, blobs, care, commits, queries, sessions, uploads
 from spoolway_providers.mongodb.claims import Claimer
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import CAPABILITIES
@@ -180,7 +180,11 @@ class MongoProvider(Provider):
 
     async def stage(self, blob_id: str, offset: int, data: bytes) -> int:
         """See the interface."""
-        return await blobs.stage(self._connection, blob_id, offset, data)
+        return await uploads.stage(self._connection, blob_id, offset, data)
+
+    async def read_staged(self, blob_id: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """See the interface."""
+        return await uploads.read_staged(self._connection, blob_id, offset, limit)
 
     async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """See the interface."""

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Awaitable, Callable
 
-from pymongo import ASCENDING, IndexModel, ReturnDocument
+from pymongo import ASCENDING, IndexModel
 
 from spoolway_providers.errors import Corrupt
 from spoolway_providers.mongodb.connection import Connection
@@ -70,11 +70,10 @@ async def prepare(connection: Connection) -> None:
 
 async def _found(connection: Connection) -> Document:
     """Write the first schema document, or read that of who came first."""
-    schema: Document = {"_id": "schema", "version": SCHEMA_VERSION, "epoch": secrets.token_hex(4)}
+    schema: Document = {"version": SCHEMA_VERSION, "epoch": secrets.token_hex(4)}
     with connection.writing():
-        found: Document = await connection["meta"].find_one_and_update(
-            {"_id": "schema"}, {"$setOnInsert": schema}, upsert=True, return_document=ReturnDocument.AFTER
-        )
+        await connection["meta"].update_one({"_id": "schema"}, {"$setOnInsert": schema}, upsert=True)
+        [found] = await connection.newest("meta").find({"_id": "schema"}).to_list()
     return found
 
 
@@ -91,8 +90,8 @@ async def _migrate(connection: Connection, schema: Document) -> None:
         raise Corrupt(f"database {connection.login.database} has a collection `meta` that is not Spoolway's")
     if version > SCHEMA_VERSION:
         raise Corrupt(
-            f"database {connection.login.database} has schema version {version}, and this program knows up to "
-            f"{SCHEMA_VERSION}; use the newer program that wrote it"
+            f"database {connection.login.database} has schema version {version}, and this program knows up "
+            f"to {SCHEMA_VERSION}; use the newer program that wrote it"
         )
     while version < SCHEMA_VERSION:
         # Each step can be repeated: several processes may take it, or one again after a crash.

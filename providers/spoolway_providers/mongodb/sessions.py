@@ -31,23 +31,29 @@ async def open_session(connection: Connection, new: Session, *, predecessor_dead
     """
     superseded: list[Session] = []
     for _ in range(_MOST_TRIES):
-        superseded += await _supersede(connection, new, predecessor_dead=predecessor_dead)
-        if await _insert(connection, new):
-            return superseded
+        try:
+            await _supersede(connection, new, superseded, predecessor_dead=predecessor_dead)
+            if await _insert(connection, new):
+                return superseded
+        except Unavailable as error:
+            if superseded:
+                raise Uncertain(f"the session before was ended, but: {error}") from error
+            raise
     raise Unavailable(f"spooler {new.spooler_id} opens sessions all the time; try again")
 
 
-async def _supersede(connection: Connection, new: Session, *, predecessor_dead: bool) -> list[Session]:
+async def _supersede(
+    connection: Connection, new: Session, superseded: list[Session], *, predecessor_dead: bool
+) -> None:
+    """End the live sessions of the same spooler, and note those that were ended."""
     query = {"principal": new.principal, "spooler": new.spooler_id, "state": _LIVE}
     with connection.reading():
         found = await connection.newest("sessions").find(query).to_list()
-    superseded = []
     for document in found:
         old = session_of(document)
         changed = rules.supersede(old, new, predecessor_dead=predecessor_dead)
         if old.id != new.id and await _end(connection, old, changed):
             superseded.append(changed)
-    return superseded
 
 
 async def _end(connection: Connection, old: Session, changed: Session) -> bool:

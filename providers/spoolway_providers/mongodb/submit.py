@@ -5,12 +5,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
+from typing import Any
 
 import msgspec
 from pymongo import ReturnDocument, UpdateOne
 
 from spoolway_providers import digests
-from spoolway_providers.errors import NotFound, ProviderError, QueueFull, RequestIdReused, Uncertain
+from spoolway_providers.errors import (
+    NotFound,
+    ProviderError,
+    QueueFull,
+    RequestIdReused,
+    Unavailable,
+    Uncertain,
+)
 from spoolway_providers.model import (
     BlobRef,
     Draft,
@@ -73,9 +81,13 @@ class Intake:
         # A repeat adds nothing, so nothing of this refuses it.
         await self._answer_repeats(e for e in firsts if e.answer is not None and e.draft.request_id)
         await self._store(_open(firsts))
-        for twin, first in twins:
-            twin.answer = first.answer
-        await self._answer_repeats(twin for twin, _ in twins)
+        try:
+            await self._await_twins(_open(firsts))
+            for twin, first in twins:
+                twin.answer = first.answer
+            await self._answer_repeats(twin for twin, _ in twins)
+        except Unavailable as error:
+            raise Uncertain(f"some of the jobs may be stored: {error}") from error
         await self._let_go(firsts)
         return [entry.answer for entry in entries if entry.answer is not None]
 
@@ -143,7 +155,6 @@ class Intake:
                 entry.answer = self._learn(stored[entry.key.id])
         if unknown is not None and _open(entries):
             raise unknown
-        await self._await_twins(_open(entries))
         # The next submit, of whatever process, has a later millisecond: first acknowledged, first served.
         await asyncio.sleep(_NEXT_MS_S)
 
@@ -161,7 +172,7 @@ class Intake:
                 await jobs.bulk_write([UpdateOne(*upsert, upsert=True) for upsert in upserts], ordered=False)
             return await self._read_back(entries, None)
         with self._connection.writing():
-            found: Document = await jobs.find_one_and_update(
+            found: Any = await jobs.find_one_and_update(
                 *upserts[0], upsert=True, projection=JOB_FIELDS, return_document=ReturnDocument.AFTER
             )
         return {found["_id"]: found}
@@ -205,7 +216,7 @@ class Intake:
                 entry.answer = _repeat(entry, known[entry.request])
 
     async def _let_go(self, entries: Sequence[_Entry]) -> None:
-        """Note that files belong to their jobs now, and give back those of refused ones; `repair` would too."""
+        """Note whose files are now, and give back those of refused drafts; else `repair` would."""
         kept = [entry for entry in entries if entry.has_file]
         if not kept:
             return

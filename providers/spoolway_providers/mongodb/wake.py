@@ -184,7 +184,7 @@ class Wake:
                     _log.info("this MongoDB has no change streams: polling")
                     return
                 self._forget_place(error)
-            except Exception:  # the loop is the wake-ups' life: whatever happened, it goes on
+            except Exception:  # noqa: BLE001  # the wake-ups' life: whatever happened, it goes on
                 _log.exception("the change stream broke")
             finally:
                 self._set_streaming(is_streaming=False)

@@ -56,7 +56,7 @@ class KnownChange:
     def glimpse(self, number: int) -> bool:
         """A reader saw `number`, maybe while we write: whether that is others' news."""
         with self._lock:
-            if self._number is not None and number < self._number:
+            if self._number is not None and number <= self._number:
                 return False
             self._number = number
             return True

@@ -10,19 +10,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from spoolway.v1 import job_pb2, job_service_pb2_grpc
 from spoolway.v1 import job_service_pb2 as pb
-from spoolway_providers.model import State
+from spoolway_providers.model import Job, State, new_token, result_blob_id
 from spoolway_providers.rules import Release
 from spoolway_server.auth import Authenticator, Principal
 from spoolway_server.backends import Backends
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
-from spoolway_server.jobs import JobRequest, Jobs
+from spoolway_server.jobs import JobRequest, Jobs, UploadRef, result_ref
 from spoolway_server.leases import Update
 from spoolway_server.names import backend_name, lease_token, resource_id, storage_name
 from spoolway_server.services.lease_updates import complete_update, fail_event, leased_key
+from spoolway_server.services.parts import chunks, first_part
 from spoolway_server.services.spooler_stream import SpoolerStream
 from spoolway_server.services.unary_spoolers import UnarySpoolers
 from spoolway_server.spoolers import Spoolers
+from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.translate import (
     etag,
@@ -34,6 +36,7 @@ from spoolway_server.translate import (
     time_from,
     timedelta_from,
 )
+from spoolway_server.uploads import UploadLimits, content_upload_id, read_pieces, receive, staged_size
 from spoolway_server.watching import Watching
 
 __all__ = ["JobService"]
@@ -57,7 +60,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         backends: Backends,
         spoolers: Spoolers,
         authenticator: Authenticator,
-        max_inline_bytes: int,
+        limits: UploadLimits,
         max_batch: int,
     ) -> None:
         """Translate for these."""
@@ -68,7 +71,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._spoolers = spoolers
         self._unary = UnarySpoolers(spoolers)
         self._caller = authenticator.authenticate
-        self._max_inline_bytes = max_inline_bytes
+        self._limits = limits
         self._max_batch = max_batch
 
     def end_waits(self) -> None:
@@ -148,6 +151,39 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         content, sha256 = await self._jobs.result(self._caller(context), request.name)
         return pb.GetResultResponse(content=content, sha256=sha256)
 
+    async def ReadResult(
+        self, request: pb.ReadResultRequest, context: Context
+    ) -> AsyncGenerator[pb.ReadResultResponse, None]:
+        storage, job = await self._jobs.get(self._caller(context), request.name)
+        async for piece in read_pieces(storage, result_ref(job), request.offset):
+            yield pb.ReadResultResponse(chunk=piece)
+
+    async def UploadContent(
+        self, request_iterator: AsyncIterator[pb.UploadContentRequest], context: Context
+    ) -> pb.UploadContentResponse:
+        caller = self._caller(context)
+        start = (await first_part(request_iterator)).start
+        storage, backend = await self._storages.find_backend(
+            backend_name(start.backend, field="start.backend")
+        )
+        upload = lease_token(start.upload, field="start.upload") if start.upload else new_token()
+        blob_id = content_upload_id(caller, backend.name, upload)
+        pieces = chunks(request_iterator)
+        size = await receive(storage, blob_id, start.offset, pieces, limit=self._limits.content)
+        return pb.UploadContentResponse(upload=upload, size_bytes=size)
+
+    async def GetUpload(self, request: pb.GetUploadRequest, context: Context) -> pb.GetUploadResponse:
+        caller = self._caller(context)
+        if request.job:
+            key, token = leased_key(request.job), lease_token(request.lease_token)
+            storage = await self._storages.home_of(key)
+            blob_id = result_blob_id(key, token)
+        else:
+            storage, backend = await self._storages.find_backend(backend_name(request.backend))
+            upload = lease_token(request.upload, field="upload")
+            blob_id = content_upload_id(caller, backend.name, upload)
+        return pb.GetUploadResponse(size_bytes=await staged_size(storage, blob_id))
+
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         jobs, next_token = await self._jobs.list_page(
             self._caller(context),
@@ -181,7 +217,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def StreamNextJobs(
         self, request_iterator: AsyncIterator[pb.StreamNextJobsRequest], context: Context
     ) -> AsyncGenerator[pb.StreamNextJobsResponse, None]:
-        stream = SpoolerStream(self._spoolers, self._caller(context), self._max_inline_bytes)
+        stream = SpoolerStream(self._spoolers, self._caller(context), self._limits)
         async with aclosing(stream.run(request_iterator)) as responses:
             async for response in responses:
                 yield response
@@ -198,10 +234,30 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             ),
         )
 
+    async def ReadContent(
+        self, request: pb.ReadContentRequest, context: Context
+    ) -> AsyncGenerator[pb.ReadContentResponse, None]:
+        self._caller(context)
+        storage, job = await self._leased_job(request.job, request.lease_token)
+        async for piece in read_pieces(storage, job.content, request.offset):
+            yield pb.ReadContentResponse(chunk=piece)
+
+    async def UploadResult(
+        self, request_iterator: AsyncIterator[pb.UploadResultRequest], context: Context
+    ) -> pb.UploadResultResponse:
+        self._caller(context)
+        start = (await first_part(request_iterator)).start
+        storage, job = await self._leased_job(start.job, start.lease_token)
+        blob_id = result_blob_id(job.key, start.lease_token)
+        pieces = chunks(request_iterator)
+        size = await receive(storage, blob_id, start.offset, pieces, limit=self._limits.result)
+        return pb.UploadResultResponse(size_bytes=size)
+
     async def CompleteJob(self, request: pb.CompleteJobRequest, context: Context) -> pb.CompleteJobResponse:
         self._caller(context)
         key, token = leased_key(request.job), lease_token(request.lease_token)
-        update = await complete_update(key, token, request.result, self._max_inline_bytes)
+        storage = await self._storages.home_of(key)
+        update = await complete_update(key, token, request, storage, self._limits)
         return pb.CompleteJobResponse(job=await self._apply(update))
 
     async def FailJob(self, request: pb.FailJobRequest, context: Context) -> pb.FailJobResponse:
@@ -232,9 +288,19 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         )
         return pb.RegisterBackendResponse(backend=backend)
 
+    async def _leased_job(self, name: str, token: str) -> tuple[Storage, Job]:
+        """A job and its storage, for whoever has or had a lease of it."""
+        key = leased_key(name)
+        lease_token(token)
+        storage = await self._storages.home_of(key)
+        job = await storage.provider.get(key)
+        if job.attempt(token) is None:
+            message = f"the lease token does not belong to {key}"
+            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_SUPERSEDED", message)
+        return storage, job
+
     async def _apply(self, update: Update) -> job_pb2.Job:
-        storage, _ = await self._storages.find_backend(update.key.backend)
-        storage.require_usable()
+        storage = await self._storages.home_of(update.key)
         return job_to_proto(await storage.leases.apply_one(update))
 
 
@@ -257,9 +323,17 @@ def _job_request(request: pb.SubmitJobRequest) -> JobRequest:
         if request.HasField("max_run_time")
         else None,
         max_attempts=request.max_attempts,
+        upload=_upload(request.content_upload) if request.HasField("content_upload") else None,
         request_id=request.request_id,
         validate_only=request.validate_only,
     )
+
+
+def _upload(message: pb.Upload) -> UploadRef:
+    if message.size_bytes <= 0:
+        raise _invalid("UPLOAD_INVALID", "content_upload.size_bytes", "an upload has at least one byte")
+    upload = lease_token(message.upload, field="content_upload.upload")
+    return UploadRef(upload, message.size_bytes, message.sha256)
 
 
 def _job_request_or_error(request: pb.SubmitJobRequest) -> JobRequest | ServiceError:

@@ -1,6 +1,5 @@
 """Reports about jobs in hand: from their messages to the rules' events, checked."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
 
@@ -14,8 +13,11 @@ from spoolway_server.documents import check_document
 from spoolway_server.errors import ServiceError
 from spoolway_server.leases import Update
 from spoolway_server.names import job_name, lease_token, parse_job_name
+from spoolway_server.sessions import Session
 from spoolway_server.spoolers import HeldJob
+from spoolway_server.storage import Storage
 from spoolway_server.translate import duration, timedelta_from, timestamp
+from spoolway_server.uploads import UploadLimits, verify
 
 __all__ = [
     "assignment_to_proto",
@@ -52,15 +54,20 @@ def held_from_proto(held: pb.HeldLease) -> HeldJob:
     )
 
 
-async def update_of(
-    report: pb.LeaseUpdate, known: Callable[[JobKey, str], Job | None], max_result_bytes: int
-) -> Update:
-    """The update that a report asks for."""
+async def update_of(report: pb.LeaseUpdate, session: Session, limits: UploadLimits) -> tuple[Storage, Update]:
+    """The update that a report of a session asks for, and the storage that it is for."""
     key = leased_key(report.job)
+    storage = session.backends.get(key.backend)
+    if storage is None:
+        raise ServiceError(
+            grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND", "the job is of no backend of this stream"
+        )
+    known = session.known
     token = lease_token(report.lease_token)
     kind = report.WhichOneof("update")
     if kind == "complete":
-        return await complete_update(key, token, report.complete.result, max_result_bytes, known(key, token))
+        update = await complete_update(key, token, report.complete, storage, limits, known(key, token))
+        return storage, update
     event: Event
     match kind:
         case "accept":
@@ -79,15 +86,35 @@ async def update_of(
                 "MESSAGE_EMPTY",
                 "a report has exactly one of its fields set",
             )
-    return Update(key, event, known=known(key, token))
+    return storage, Update(key, event, known=known(key, token))
 
 
 async def complete_update(
-    key: JobKey, token: str, result: bytes, max_bytes: int, known: Job | None = None
+    key: JobKey,
+    token: str,
+    complete: pb.Complete | pb.CompleteJobRequest,
+    storage: Storage,
+    limits: UploadLimits,
+    known: Job | None = None,
 ) -> Update:
-    """A completion, its result checked to be a JSON document."""
-    await check_document(result, field="result", max_bytes=max_bytes)
-    ref = BlobRef(result_blob_id(key, token), len(result), sha256(result).hexdigest())
+    """A completion, its result checked to be a JSON document, or its upload to be whole."""
+    blob_id = result_blob_id(key, token)
+    if complete.HasField("upload"):
+        if complete.result:
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "RESULT_AMBIGUOUS",
+                "a completion has a result or an upload, not both",
+                field="upload",
+            )
+        ref = BlobRef(blob_id, complete.upload.size_bytes, complete.upload.sha256)
+        # Not staged any more: an earlier completion has used it, and if this is its repeat the rules know.
+        await verify(storage, ref)
+        return Update(key, Complete(token, ref), known=known)
+    result = complete.result
+    limit = min(limits.inline, storage.provider.capabilities.max_document_bytes)
+    await check_document(result, field="result", max_bytes=limit)
+    ref = BlobRef(blob_id, len(result), sha256(result).hexdigest())
     return Update(key, Complete(token, ref), payload=result, known=known)
 
 
@@ -129,6 +156,7 @@ def assignment_to_proto(claimed: Claimed) -> pb.Assignment:
         job=job_name(job.key),
         lease_token=holder.token if holder else "",
         content=claimed.content or b"",
+        content_bytes=job.content.size,
         owner=job.owner,
         attempts_before=job.attempt_count,
         labels=job.labels,

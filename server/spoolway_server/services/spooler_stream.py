@@ -22,6 +22,7 @@ from spoolway_server.sessions import Session
 from spoolway_server.spoolers import MAX_HELD, Opened, Spoolers
 from spoolway_server.storage import Storage
 from spoolway_server.translate import duration, reason_to_proto
+from spoolway_server.uploads import UploadLimits
 
 __all__ = ["SpoolerStream"]
 
@@ -30,6 +31,8 @@ _log = structlog.get_logger(__name__)
 PROTOCOL = 1
 DEFAULT_MESSAGE_BYTES = 4 * 1024 * 1024
 """gRPC's default limit of what a client receives."""
+ASSIGNMENT_OVERHEAD_BYTES = 64 * 1024
+"""Room for what an assignment holds beside its content: labels above all."""
 LEAVE_GRACE_S = 5.0
 """After goaway the client has so long to close the stream."""
 HELLO_TIMEOUT_S = 10.0
@@ -44,11 +47,11 @@ class SpoolerStream:
     the last commit is the next batch.
     """
 
-    def __init__(self, spoolers: Spoolers, principal: Principal, max_inline_bytes: int) -> None:
+    def __init__(self, spoolers: Spoolers, principal: Principal, limits: UploadLimits) -> None:
         """Nothing is known of the spooler yet."""
         self._spoolers = spoolers
         self._principal = principal
-        self._max_inline_bytes = max_inline_bytes
+        self._limits = limits
         self._max_message_bytes = DEFAULT_MESSAGE_BYTES
         self._session: Session | None = None
         self._lease_ttl = timedelta(seconds=30)
@@ -143,6 +146,7 @@ class SpoolerStream:
             accept_timeout=self._spoolers.timing.accept,
             held=held,
             predecessor_dead=hello.predecessor_dead,
+            max_content_bytes=self._max_message_bytes - ASSIGNMENT_OVERHEAD_BYTES,
         )
         self._lease_ttl = opened.lease_ttl
         return opened
@@ -160,7 +164,7 @@ class SpoolerStream:
                 pb.Revoke(job=one.name, lease_token=one.token, reason=reason)
                 for one, reason in opened.revoked
             ],
-            max_inline_bytes=self._max_inline_bytes,
+            max_inline_bytes=self._limits.inline,
         )
 
     @staticmethod
@@ -246,12 +250,7 @@ class SpoolerStream:
         groups: dict[Storage, list[tuple[pb.LeaseUpdate, Update]]] = {}
         for report in batch:
             try:
-                update = await update_of(report, session.known, self._max_inline_bytes)
-                storage = session.backends.get(update.key.backend)
-                if storage is None:
-                    raise ServiceError(
-                        grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND", "the job is of no backend of this stream"
-                    )
+                storage, update = await update_of(report, session, self._limits)
             except ServiceError as error:
                 self._outbox.confirm(pb.Confirm(sequence=report.sequence, error=error.to_proto()))
             else:

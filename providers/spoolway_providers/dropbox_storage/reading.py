@@ -1,0 +1,172 @@
+"""Reading jobs: of each its status, once, and for a job of another program what else there is to know."""
+
+import asyncio
+from collections.abc import Iterable
+
+from spoolway_providers.digests import blob_ref
+from spoolway_providers.dropbox_storage.adoption import adopt, followed, is_foreign_end
+from spoolway_providers.dropbox_storage.documents import Status, decode_status
+from spoolway_providers.dropbox_storage.entries import Entry
+from spoolway_providers.dropbox_storage.names import Place
+from spoolway_providers.dropbox_storage.tenure import Tenure
+from spoolway_providers.errors import Unavailable
+from spoolway_providers.interface import Query
+from spoolway_providers.model import (
+    ACTIVE_STATES,
+    TERMINAL_STATES,
+    BlobRef,
+    Job,
+    State,
+    content_blob_id,
+    result_blob_id,
+)
+
+__all__ = ["Reader"]
+
+READERS = 8
+"""Statuses that are read side by side; so there are threads left for what somebody waits for."""
+IMPORTED = "imported"
+"""Stands for the token in the id of a result that another program has made."""
+
+
+class Reader:
+    """Reads what the index knows by name only."""
+
+    def __init__(self, tenure: Tenure) -> None:
+        self._tenure = tenure
+        self._places = asyncio.Semaphore(READERS)
+        self._wanted = asyncio.Event()
+
+    async def ensure(self, entry: Entry) -> None:
+        """Know the job; the caller holds the entry's lock. Raises Unavailable."""
+        if entry.job is None or entry.doubted:
+            await self._read(entry)
+
+    async def ensure_for(self, query: Query) -> None:
+        """Know enough to answer a query. Raises Unavailable: there is too much to read yet."""
+        tenure = self._tenure
+        until = tenure.calls.monotonic() + tenure.timings.patience_s
+        while needed := self._needed(query):
+            if tenure.calls.monotonic() > until:
+                raise Unavailable(f"{len(tenure.index.unread)} jobs of the account are still to be read")
+            await self.read_all(needed[: READERS * 4])
+
+    def _needed(self, query: Query) -> list[Entry]:
+        index = self._tenure.index
+        if not index.unread or query.due_before is not None:
+            return []
+        unread = (index.entries[key] for key in list(index.unread))
+        held_only = query.session is not None or query.orphaned
+        if held_only or (query.states and set(query.states) <= ACTIVE_STATES):
+            return [entry for entry in unread if entry.place is Place.RUNNING]
+        if query.states and not set(query.states) & TERMINAL_STATES:
+            return [entry for entry in unread if entry.place in {Place.RUNNING, Place.QUEUED}]
+        return list(unread)
+
+    async def read_all(self, entries: Iterable[Entry]) -> None:
+        """Know these jobs; what can't be read now stays unread."""
+        outcomes = await asyncio.gather(*(self._read_one(entry) for entry in entries), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def run(self) -> None:
+        """Read what is unread, by and by: what runs first, then the queue, then what has ended."""
+        index = self._tenure.index
+        order = [Place.RUNNING, Place.QUEUED, Place.FINISHED, Place.DELETED]
+        while index.unread:
+            unread = [index.entries[key] for key in index.unread]
+            unread.sort(key=lambda e: (order.index(e.place), e.seq if e.place in order[:2] else -e.seq))
+            try:
+                await self.read_all(unread[: READERS * 8])
+            except Unavailable as error:
+                await asyncio.sleep(error.retry_after.total_seconds())
+
+    async def _read_one(self, entry: Entry) -> None:
+        async with self._places, entry.lock:
+            if entry.key in self._tenure.index.entries:
+                await self.ensure(entry)
+
+    async def _read(self, entry: Entry) -> None:
+        tenure = self._tenure
+        status = await self.status(entry)
+        before = entry.job
+        if status is not None and status.job is not None and status.job.key == entry.key:
+            job = status.job
+        elif before is not None:
+            job = await self._follow(entry, before, status)
+        else:
+            job = await self._adopt(entry, status)
+        self.take(entry, job)
+
+    def take(self, entry: Entry, job: Job) -> None:
+        """This is what a job's status says, or stands for."""
+        tenure, before = self._tenure, entry.job
+        entry.doubted = False
+        if job.state is State.QUEUED and entry.place is Place.RUNNING and before is None:
+            self._embargo(entry)
+        if before is not None and entry.unwritten_until is not None and job.revision < before.revision:
+            # What is to be written later is not there yet.
+            job = before
+        tenure.index.put(entry, job)
+        tenure.note_place(entry)
+        if before is None and entry.wanted_place is not entry.place:
+            entry.half_done = True
+        if job.holder is not None:
+            tenure.sessions.remember_former(job.holder.session)
+
+    def _embargo(self, entry: Entry) -> None:
+        """A claim of the owner before that was not written: whoever has it may think so for a while."""
+        tenure = self._tenure
+        if not tenure.had_clean_start and tenure.calls.monotonic() < tenure.amnesty_ends_at:
+            entry.reserved = True
+            tenure.embargoed.add(entry.key)
+
+    async def status(self, entry: Entry) -> Status | None:
+        """Read a job's status as it is now."""
+        tenure = self._tenure
+        found = await tenure.calls.download(entry.status_path)
+        if found is None:
+            tenure.mirror.drop(entry.status_path)
+            return None
+        info, data = found
+        tenure.mirror.set(info)
+        return decode_status(data)
+
+    async def _adopt(self, entry: Entry, status: Status | None) -> Job:
+        tenure = self._tenure
+        content = await self._blob(entry.job_path, content_blob_id(entry.key), keep=True)
+        result = await self.result(entry) if is_foreign_end(status) else None
+        return adopt(
+            entry.key,
+            seq=entry.seq,
+            owner=tenure.user(entry),
+            content=content,
+            place=entry.place,
+            status=status,
+            result=result,
+            now=tenure.clock(),
+        )
+
+    async def _follow(self, entry: Entry, job: Job, status: Status | None) -> Job:
+        if job.is_terminal or (job.holder is not None and not is_foreign_end(status)):
+            return job
+        result = await self.result(entry) if is_foreign_end(status) else None
+        return followed(job, place=entry.place, status=status, result=result, now=self._tenure.clock())
+
+    async def result(self, entry: Entry) -> BlobRef | None:
+        """The result that another program has made, if there is one."""
+        path = self._tenure.result_path(entry)
+        if self._tenure.mirror.get(path) is None and await self._tenure.calls.download(path) is None:
+            return None
+        return await self._blob(path, result_blob_id(entry.key, IMPORTED))
+
+    async def _blob(self, path: str, blob_id: str, *, keep: bool = False) -> BlobRef:
+        """The reference to a file that another program wrote."""
+        found = await self._tenure.calls.download(path)
+        data = found[1] if found else b""
+        if found:
+            self._tenure.mirror.set(found[0])
+        if keep:
+            self._tenure.contents.put(blob_id, data)
+        return blob_ref(blob_id, data)
