@@ -315,7 +315,10 @@ class Spoolers:
     # Ends
 
     async def drain(self, session: Session) -> None:
-        """No more jobs for it; what it has not accepted goes back."""
+        """No more jobs for it; what it has not accepted goes back.
+
+        Raises ServiceError (UNAVAILABLE) if that is not durable: drain again.
+        """
         session.draining = True
         for storage in session.storages:
             updates = [
@@ -323,8 +326,9 @@ class Spoolers:
                 for key, held in list(session.held.items())
                 if held.job.state is State.CLAIMED and session.backends[key.backend] is storage
             ]
-            if updates:
-                await storage.leases.apply(updates)
+            for outcome in await storage.leases.apply(updates):
+                if isinstance(outcome, ServiceError) and outcome.code is grpc.StatusCode.UNAVAILABLE:
+                    raise outcome
 
     def leave(self, session: Session) -> None:
         """Its stream has ended: remember it nowhere here, and tell the storages in the background."""

@@ -45,6 +45,8 @@ class FakeSpooler:
         self._confirms: dict[int, pb.Confirm] = {}
         self.inbox: list[pb.StreamNextJobsResponse] = []
         """Messages that nobody has asked for yet, but for assignments and confirmations."""
+        self.beats: list[pb.StreamNextJobsResponse] = []
+        """Every answer to a beat."""
         self.kinds: list[str] = []
         """The kind of every message, in order."""
         self.sizes: list[int] = []
@@ -129,6 +131,8 @@ class FakeSpooler:
             self._confirms |= {confirm.sequence: confirm for confirm in message.confirms.confirms}
         else:
             self.inbox.append(message)
+        if kind == "beat":
+            self.beats.append(message)
 
     async def _until(self, found: Any) -> Any:
         async with asyncio.timeout(PATIENCE_S):

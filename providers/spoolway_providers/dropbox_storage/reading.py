@@ -88,7 +88,6 @@ class Reader:
                 await self.ensure(entry)
 
     async def _read(self, entry: Entry) -> None:
-        tenure = self._tenure
         status = await self.status(entry)
         before = entry.job
         if status is not None and status.job is not None and status.job.key == entry.key:

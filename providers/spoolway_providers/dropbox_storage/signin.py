@@ -48,5 +48,9 @@ def login_from_code(app_key: str, app_secret: str, code: str) -> Login:
 
 def _flow(app_key: str, app_secret: str) -> "dropbox.DropboxOAuth2FlowNoRedirect":
     return dropbox.DropboxOAuth2FlowNoRedirect(
-        app_key, app_secret, token_access_type="offline", scope=list(SCOPES), timeout=TIME_LIMIT_S
+        app_key,
+        app_secret,
+        token_access_type="offline",  # noqa: S106 - a kind of token, no token
+        scope=list(SCOPES),
+        timeout=TIME_LIMIT_S,
     )

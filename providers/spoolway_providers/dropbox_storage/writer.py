@@ -44,6 +44,7 @@ class Writer:
         self._mirror = mirror
         self._rounds = Rounds(calls)
         self._pending: list[Write] = []
+        self._current: list[Write] = []
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -56,9 +57,11 @@ class Writer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        pending, self._pending = self._pending, []
-        for write in pending:
+        for write in self._current:
+            write.doubted = True
+        for write in (*self._current, *self._pending):
             self._fail(write, NotDone("the storage is closed"))
+        self._current, self._pending = [], []
 
     async def put(
         self, path: str, data: bytes, mode: str, client_modified: datetime | None = None
@@ -101,8 +104,10 @@ class Writer:
             await asyncio.sleep(0)
             async with self.turn:
                 self._wanted.clear()
-                pending, self._pending = self._pending, []
-                wait_s = await self._round([w for w in pending if not w.future.done()], attempt)
+                self._current = [write for write in self._pending if not write.future.done()]
+                self._pending = []
+                wait_s = await self._round(self._current, attempt)
+                self._current = []
             attempt = attempt + 1 if wait_s else 0
             if wait_s:
                 await asyncio.sleep(wait_s)

@@ -31,11 +31,11 @@ _log = structlog.get_logger(__name__)
 PROTOCOL = 1
 DEFAULT_MESSAGE_BYTES = 4 * 1024 * 1024
 """gRPC's default limit of what a client receives."""
-ASSIGNMENT_OVERHEAD_BYTES = 64 * 1024
-"""Room for what an assignment holds beside its content: labels above all."""
 LEAVE_GRACE_S = 5.0
 """After goaway the client has so long to close the stream."""
 HELLO_TIMEOUT_S = 10.0
+FRAMING_BYTES = 64
+"""Of the message around the first assignment in it, at most."""
 MAX_PENDING_UPDATES = 10_000
 """Reports of one stream that wait to be committed; beyond it the stream is read no further."""
 
@@ -90,7 +90,11 @@ class SpoolerStream:
 
     def assign(self, claimed: Sequence[Claimed]) -> None:
         """New jobs."""
-        self._outbox.assignments.extend(assignment_to_proto(one) for one in claimed)
+        for one in claimed:
+            assignment = assignment_to_proto(one)
+            if assignment.ByteSize() + FRAMING_BYTES > self._max_message_bytes:
+                assignment.ClearField("content")
+            self._outbox.assignments.append(assignment)
         self._tell_interval()
         self._outbox.wake()
 
@@ -146,7 +150,7 @@ class SpoolerStream:
             accept_timeout=self._spoolers.timing.accept,
             held=held,
             predecessor_dead=hello.predecessor_dead,
-            max_content_bytes=self._max_message_bytes - ASSIGNMENT_OVERHEAD_BYTES,
+            max_content_bytes=self._max_message_bytes,
         )
         self._lease_ttl = opened.lease_ttl
         return opened
@@ -214,12 +218,19 @@ class SpoolerStream:
                 case "beat":
                     self._take_beat(session, request.beat.sequence)
                 case "drain":
-                    await self._spoolers.drain(session)
-                    self._outbox.confirm(pb.Confirm(sequence=request.drain.sequence))
+                    await self._drain(session, request.drain.sequence)
                 case "hello":
                     raise _bad_hello("HELLO_REPEATED", "hello comes once a stream")
                 case _:
                     raise _bad_hello("MESSAGE_EMPTY", "a message has exactly one of its fields set")
+
+    async def _drain(self, session: Session, sequence: int) -> None:
+        confirm = pb.Confirm(sequence=sequence)
+        try:
+            await self._spoolers.drain(session)
+        except ServiceError as error:
+            confirm.error.CopyFrom(error.to_proto())
+        self._outbox.confirm(confirm)
 
     async def _take_updates(self, session: Session, updates: pb.LeaseUpdates) -> None:
         self._pending.extend(updates.updates)
@@ -329,8 +340,7 @@ class _Outbox:
 
     def _some_jobs(self, max_bytes: int) -> list[pb.Assignment]:
         jobs = [self.assignments.popleft()]
-        # Some bytes a job for tags and lengths around it.
-        size = jobs[0].ByteSize() + 64
+        size = jobs[0].ByteSize() + FRAMING_BYTES
         while self.assignments and size + self.assignments[0].ByteSize() + 16 <= max_bytes:
             size += self.assignments[0].ByteSize() + 16
             jobs.append(self.assignments.popleft())
