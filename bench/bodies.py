@@ -88,13 +88,16 @@ class Body:
         """From the first submit to the last step of as many jobs as were submitted."""
         await self._reset(backend, one_by_one=False)
         if grants:
-            await self.worker.do("filled", backend=backend, timeout_s=SETTLE_S)
+            await self._filled(backend)
         before = self._cpu_s()
         sent = await self.client.do(
             "load", call=call, backend=backend, seconds=seconds, in_flight=in_flight, grants=grants
         )
         done = await self.counter.do("wait", count=sent["jobs"], timeout_s=SETTLE_S)
         jobs = sent["jobs"]
+        if grants:
+            # What follows begins on a system that is quiet again.
+            await self._filled(backend)
         cpu_us = {name: (after - before[name]) / jobs * 1e6 for name, after in self._cpu_s().items()}
         return Throughput(jobs / (done["last_ns"] - sent["started_ns"]) * 1e9, cpu_us)
 
@@ -108,6 +111,10 @@ class Body:
         await self.counter.do("wait", count=calls)
         arrived = await self.worker.do("wait", count=calls)
         return _latency(sent["took_ns"], arrived["arrivals_ns"])
+
+    async def _filled(self, backend: str) -> None:
+        """Wait until the worker holds all that it may."""
+        await self.worker.do("filled", backend=backend, timeout_s=SETTLE_S)
 
     async def _reset(self, backend: str, *, one_by_one: bool) -> None:
         await self.worker.do("reset", backend=backend, one_by_one=one_by_one)

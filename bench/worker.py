@@ -41,28 +41,35 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
 
 class Tally:
-    """What the parent wants to know: how many are finished, since when, and how long they took to arrive."""
+    """What the parent wants to know of one backend: how many jobs are finished, and how long they took to come.
+
+    What streams of other backends still do, such as to fill up after a load, is not counted.
+    """
 
     def __init__(self) -> None:
         self.on_finished: Callable[[int], None] | None = None
+        self._backend = ""
         self._finished = 0
         self._last_ns = 0
         self._changed = asyncio.Event()
         self._arrivals_ns: list[int] = []
         self._keeps_arrivals = False
 
-    def arrived(self, contents: Sequence[bytes], now_ns: int) -> None:
-        if self._keeps_arrivals:
+    def arrived(self, backend: str, contents: Sequence[bytes], now_ns: int) -> None:
+        if self._keeps_arrivals and backend == self._backend:
             self._arrivals_ns += [now_ns - payload.sent_ns(content) for content in contents]
 
-    def finished(self, jobs: int) -> None:
+    def finished(self, backend: str, jobs: int) -> None:
+        if backend != self._backend:
+            return
         self._finished += jobs
         self._last_ns = time.monotonic_ns()
         self._changed.set()
         if self.on_finished is not None:
             self.on_finished(jobs)
 
-    def restart(self, *, keep_arrivals: bool) -> None:
+    def restart(self, backend: str, *, keep_arrivals: bool) -> None:
+        self._backend = backend
         self._finished = 0
         self._arrivals_ns.clear()
         self._keeps_arrivals = keep_arrivals
@@ -159,7 +166,7 @@ class Stream:
                 self._on_outgoing.set()
 
     def _assigned(self, jobs: Sequence[pb.Assignment]) -> None:
-        self._tally.arrived([job.content for job in jobs], time.monotonic_ns())
+        self._tally.arrived(self.plan.backend, [job.content for job in jobs], time.monotonic_ns())
         for job in jobs:
             held = Held(job.job, job.lease_token)
             self._accepting[self._report(held, accept=pb.Accept())] = held
@@ -178,7 +185,7 @@ class Stream:
         self._on_ready.set()
         self._complete_ready()
         if finished:
-            self._tally.finished(finished)
+            self._tally.finished(self.plan.backend, finished)
 
     def _complete_ready(self) -> None:
         while self._ready and (self._granted or not self.plan.gated):
@@ -208,7 +215,7 @@ class Worker:
     async def reset(self, backend: str, *, one_by_one: bool) -> Answer:
         """Count anew, grants being for `backend`; one by one, tell the client of each job that is done."""
         self._granted_stream = self._streams.get(backend)
-        self._tally.restart(keep_arrivals=one_by_one)
+        self._tally.restart(backend, keep_arrivals=one_by_one)
         self._tally.on_finished = self._tell_at_once if one_by_one else None
         return {}
 
@@ -243,9 +250,9 @@ async def _acknowledge(channel: grpc.aio.Channel, tally: Tally) -> None:
     """The floor's worker."""
     call: Any = channel.stream_stream(WORK)()
     async for message in call:
-        tally.arrived([message], time.monotonic_ns())
+        tally.arrived("", [message], time.monotonic_ns())
         await call.write(b"ok")
-        tally.finished(1)
+        tally.finished("", 1)
 
 
 async def main(kind: str, address: str, link_fd: int, plans: Sequence[StreamPlan]) -> None:

@@ -158,6 +158,7 @@ class Jobs:
             rules.check(job, size=len(content))
 
     async def _store(self, storage: Storage, drafts: Sequence[Draft]) -> list[Job | ServiceError]:
+        storage.expect_jobs({draft.backend for draft in drafts})
         try:
             outcomes = await storage.provider.submit(drafts)
         except Uncertain as error:

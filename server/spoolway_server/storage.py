@@ -1,7 +1,7 @@
 """One storage at work: its provider, kept open, and health, wake-ups, dispatchers and reaper around it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -182,6 +182,16 @@ class Storage:
     def poll_max_s(self) -> float:
         """The longest interval of the polls beneath wake-ups."""
         return POLL_MAX_S if self.provider.capabilities.wakes else POLL_MAX_WITHOUT_WAKES_S
+
+    def expect_jobs(self, backends: Iterable[str]) -> None:
+        """Jobs are about to be submitted: where calls are served in order, ask for them at once.
+
+        The claim then waits in line behind the submit, and is served as soon as that is on the disk.
+        """
+        if self.provider.capabilities.processes != "many":
+            for backend in backends:
+                if backend in self._dispatchers:
+                    self._dispatchers[backend].wake()
 
     def wake(self, hints: Hints | None) -> None:
         """Pass hints on; None: look at everything."""

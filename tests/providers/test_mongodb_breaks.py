@@ -325,6 +325,7 @@ async def break_at(number: int, kind: type[Transition], stand_in: StandIn, *, af
             error = await _act(transition, provider)
             was_reached = proxy.is_dark
             proxy.heal()
+            await _until_well(provider)
         assert was_reached or error is None
         if error is None:
             assert await transition.is_done()
@@ -342,6 +343,19 @@ async def _act(transition: Transition, provider: Provider) -> ProviderError | No
     except (Unavailable, Uncertain) as error:
         return error
     return None
+
+
+async def _until_well(provider: Provider) -> None:
+    """The provider comes back by itself."""
+    give_up_at = monotonic() + 10
+    while True:
+        try:
+            await provider.backends()
+        except Unavailable:
+            assert monotonic() < give_up_at
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
 async def _repeat(transition: Transition, sound: Provider) -> None:

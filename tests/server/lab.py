@@ -10,6 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from spoolway.v1 import job_pb2, job_service_pb2_grpc, storage_admin_pb2_grpc
 from spoolway.v1 import job_service_pb2 as pb
+from spoolway_providers import rules
+from spoolway_providers.interface import Change
 from spoolway_providers.model import JobKey, Policy
 from spoolway_server.app import SpoolwayServer
 from spoolway_server.clock import Clock
@@ -123,14 +125,26 @@ class Lab:
         policy = Policy(**fields)
         storage.note_backend(await storage.provider.put_policy(backend, policy, None))
 
+    async def commit_elsewhere(self, name: str, event: rules.Event) -> None:
+        """Apply an event as another replica does: this server is told nothing."""
+        storage, key = self.storage(), self.key(name)
+        job = await storage.provider.get(key)
+        changed = rules.decide(job, event, self.clock.now(), storage.policy(key.backend))
+        assert not isinstance(changed, rules.Refusal)
+        await storage.provider.commit([Change(changed, job.revision)])
+
     async def pass_time(self, seconds: float) -> None:
         """Let the reapers see that `seconds` go by in which nothing happens. Needs a JumpClock."""
+        for storage in self.server.storages.usable():
+            await storage.reaper.look()
+        self.jump(seconds)
+        for storage in self.server.storages.usable():
+            await storage.reaper.look()
+
+    def jump(self, seconds: float) -> None:
+        """Set the server's clock ahead. Needs a JumpClock."""
         assert isinstance(self.clock, JumpClock)
-        for storage in self.server.storages.usable():
-            await storage.reaper.look()
         self.clock.advance(seconds)
-        for storage in self.server.storages.usable():
-            await storage.reaper.look()
 
     async def close(self) -> None:
         """Close the channels and stop the server at once."""

@@ -9,7 +9,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers import rules
-from spoolway_providers.interface import Change
 from tests.server.conftest import StartSpooler
 from tests.server.fake_spooler import FakeSpooler, held
 from tests.server.lab import Caller, Lab, outcomes_of, state_of, states_of
@@ -169,7 +168,7 @@ async def test_a_cancel_by_another_server_is_told_with_the_next_beat(
     """A cancel that another process committed reaches the spooler with its next beat, and once."""
     job = await alice.submit()
     await spooler.take()
-    await cancel_elsewhere(lab, job.name)
+    await lab.commit_elsewhere(job.name, rules.Cancel("alice"))
 
     await spooler.beat()
 
@@ -177,15 +176,6 @@ async def test_a_cancel_by_another_server_is_told_with_the_next_beat(
     assert cancel.job == job.name
     await spooler.beat()
     assert spooler.kinds.count("cancel") == 1
-
-
-async def cancel_elsewhere(lab: Lab, name: str) -> None:
-    """Commit a cancel as another replica does: this process is told nothing."""
-    provider = lab.storage().provider
-    job = await provider.get(lab.key(name))
-    changed = rules.decide(job, rules.Cancel("alice"), lab.clock.now(), lab.storage().policy("sim"))
-    assert not isinstance(changed, rules.Refusal)
-    await provider.commit([Change(changed, job.revision)])
 
 
 async def test_a_job_that_runs_too_long_is_stopped(lab: Lab, alice: Caller, spooler: FakeSpooler) -> None:

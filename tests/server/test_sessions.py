@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from spoolway.v1 import job_service_pb2 as pb
+from spoolway_providers import rules
 from spoolway_providers.errors import Unavailable
 from spoolway_server.clock import Clock
 from spoolway_server.services import spooler_stream
@@ -293,19 +294,17 @@ async def test_a_session_that_was_closed_elsewhere_ends_the_stream(
 async def test_a_lease_that_was_taken_elsewhere_is_revoked_with_the_beat(
     lab: Lab, alice: Caller, spooler: FakeSpooler
 ) -> None:
-    """When a beat shows that a job is not the session's any more the spooler is told, and has a place free."""
+    """When a beat shows that a job is not the session's any more it is told so, and gets the next one."""
     job = await alice.submit()
     one = await spooler.take()
-    await spooler.calls.ReleaseJob(pb.ReleaseJobRequest(job=one.job, lease_token=one.lease_token))
-    lab.storage().leases.sessions.clear()
-    elsewhere = await spooler.assignment()
-    lab.server.spoolers.sessions[spooler.session].held[lab.key(job.name)].token = "f" * 32
+    await lab.commit_elsewhere(job.name, rules.Release(one.lease_token))
 
     await spooler.send_beat()
 
     revoke = (await spooler.next_of("revoke")).revoke
     assert (revoke.job, revoke.reason) == (job.name, "LEASE_SUPERSEDED")
-    assert elsewhere.job == job.name
+    assert revoke.lease_token == one.lease_token
+    assert (await spooler.assignment()).job == job.name
 
 
 # Replacing
@@ -449,13 +448,11 @@ async def test_reports_that_came_before_the_break_count(
     assert state_of(await alice.until(job.name, "DONE")) == "DONE"
 
 
-async def test_a_restarted_server_keeps_jobs_and_leases(start_lab: StartLab, storage_type: str) -> None:
+@pytest.mark.parametrize("storage_type", ["sqlite"], indirect=True)
+async def test_a_restarted_server_keeps_jobs_and_leases(start_lab: StartLab) -> None:
     """Over a restart of the server nothing is lost: the spooler comes back and goes on."""
-    if storage_type == "memory":
-        pytest.skip("memory ends with its process")
     lab = await start_lab(clock=Clock())
     await lab.caller("robot").register()
-    waiting = None
     spooler = FakeSpooler(lab)
     await spooler.connect()
     await spooler.credit(1)

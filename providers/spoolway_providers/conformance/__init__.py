@@ -3,7 +3,7 @@
     pytest.register_assert_rewrite("spoolway_providers.conformance")  # in conftest.py, before the import
 
     class TestMine(ProviderConformance):
-        @pytest.fixture
+        @pytest_asyncio.fixture
         async def provider(self):
             provider = MyProvider(...)
             await provider.open()

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from spoolway_providers.conformance.scene import Base, ManualClock, Scene
+from spoolway_providers.conformance.scene import Base, ManualClock, Scene, blob
 from spoolway_providers.errors import CursorTooOld, NotFound, SessionClosed
 
 ALMOST_A_DAY = timedelta(hours=23, minutes=59)
@@ -36,11 +36,13 @@ class AgeingConformance(Base):
 
     async def test_committed_blob_is_never_swept(self, scene: Scene, clock: ManualClock) -> None:
         """What a job names stays as long as the job."""
-        job = await scene.submit()
+        await scene.provider.stage("u", 0, b"0123")
+        jobs = [await scene.submit(), await scene.submit(content=blob("u", b"0123"))]
         clock.advance(timedelta(days=30))
         await scene.provider.repair()
 
-        assert await scene.provider.read_blob(job.content)
+        for job in jobs:
+            assert await scene.provider.read_blob(job.content)
 
     async def test_request_id_is_kept_for_a_day(self, scene: Scene, clock: ManualClock) -> None:
         """A request id is known for a day after its submit, and may then be used anew."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from msgspec.structs import replace
 
 from spoolway_providers import digests, rules
@@ -138,7 +139,7 @@ class Base:
 
     pytestmark = pytest.mark.asyncio
 
-    @pytest.fixture
+    @pytest_asyncio.fixture
     async def scene(self, provider: Provider) -> Scene:
         """The provider with a backend and a session."""
         scene = Scene(provider)

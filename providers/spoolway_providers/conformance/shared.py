@@ -5,6 +5,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+import pytest_asyncio
 
 from spoolway_providers import rules
 from spoolway_providers.conformance.scene import BACKEND, Base, Scene, session, token_of
@@ -22,7 +23,7 @@ class SharedStorageConformance(Base):
     Needs a fixture `second`: another opened handle on the storage of `provider`.
     """
 
-    @pytest.fixture
+    @pytest_asyncio.fixture
     async def other(self, scene: Scene, second: Provider) -> Scene:
         """The same storage, seen from another process with a session of its own."""
         other = Scene(second, "session-2")

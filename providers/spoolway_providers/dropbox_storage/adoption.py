@@ -25,7 +25,7 @@ from spoolway_providers.model import (
     Transition,
 )
 
-__all__ = ["adopt", "followed", "is_foreign_end", "lost"]
+__all__ = ["adopt", "followed", "is_foreign_end", "spoiled"]
 
 _NO_MESSAGE = "the program that ran it gave no reason"
 
@@ -81,9 +81,9 @@ def is_foreign_end(status: Status | None) -> bool:
     return status is not None and status.job is None and status.status in {"DONE", "ERROR"}
 
 
-def lost(job: Job, now: datetime) -> Job:
-    """A waiting job whose file somebody has removed."""
-    failure = Failure("FILE_REMOVED", "its file was removed from the queue by another program")
+def spoiled(job: Job, message: str, now: datetime) -> Job:
+    """A waiting job with whose file something is wrong."""
+    failure = Failure("FILE_LOST", message)
     return _entered(job, now, State.ERROR, Reason.FAILED, error=failure, due_at=None)
 
 

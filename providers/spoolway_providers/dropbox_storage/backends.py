@@ -76,10 +76,10 @@ class Backends:
             current = tenure.backends.get(name)
             if current is None:
                 raise NotFound(f"there is no backend {name!r}")
-            if current.policy == policy:
-                return current
             if etag is not None and etag != current.policy_etag:
                 raise Conflict(f"the policy of backend {name!r} has changed", current)
+            if current.policy == policy:
+                return current
             await self._write(name, tenure.layout.policy(name), msgspec.json.encode(policy))
             etag = digests.policy_etag(policy)
             return self._put(replace(current, policy=policy, policy_etag=etag))

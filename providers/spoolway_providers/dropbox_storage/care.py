@@ -1,6 +1,7 @@
 """What the owner does by itself: renew, write what may be late, move what lies elsewhere."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -14,6 +15,8 @@ from spoolway_providers.errors import Corrupt, NotOwner, ProviderError
 from spoolway_providers.model import JobKey
 
 __all__ = ["Care"]
+
+_log = logging.getLogger(__name__)
 
 GARBAGE_EVERY_S = 30.0
 TROUBLE_S = 5.0
@@ -73,6 +76,9 @@ class Care:
                 # The next renewal says so too, and acts upon it.
                 wait_s = TROUBLE_S
             except ProviderError:
+                wait_s = TROUBLE_S
+            except Exception:  # noqa: BLE001 - whatever it was, the owner goes on
+                _log.exception("the care of the account failed")
                 wait_s = TROUBLE_S
 
     async def tick(self) -> None:
@@ -138,7 +144,7 @@ class Care:
     async def _settle_doubt(self, entry: Entry) -> None:
         tenure = self._tenure
         async with entry.lock:
-            await follow_file(tenure, entry)
+            await follow_file(tenure, entry, by_another=False)
             await self._reader.ensure(entry)
             tenure.doubts.discard(entry.key)
             tenure.index.release(entry)

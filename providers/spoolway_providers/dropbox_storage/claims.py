@@ -14,11 +14,11 @@ from spoolway_providers import rules
 from spoolway_providers.dropbox_storage.blobs import read_whole
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.names import Place, rank_of
-from spoolway_providers.dropbox_storage.placing import bring
+from spoolway_providers.dropbox_storage.placing import bring, spoil
 from spoolway_providers.dropbox_storage.reading import Reader
 from spoolway_providers.dropbox_storage.submits import trouble_of
 from spoolway_providers.dropbox_storage.tenure import Tenure
-from spoolway_providers.errors import ProviderError, Uncertain
+from spoolway_providers.errors import Corrupt, NotFound, ProviderError, Uncertain
 from spoolway_providers.interface import Claimed, Order
 from spoolway_providers.model import Policy, State
 
@@ -88,7 +88,11 @@ async def _try_ready(tenure: Tenure, reader: Reader, entry: Entry) -> _Ready | N
         return None
     content = None
     if job.content.size <= tenure.capabilities.max_document_bytes:
-        content = await read_whole(tenure, entry, job.content)
+        try:
+            content = await read_whole(tenure, entry, job.content)
+        except (Corrupt, NotFound) as error:
+            spoil(tenure, entry, str(error))
+            return None
     return _Ready(entry, content)
 
 
@@ -100,7 +104,7 @@ def _let_go(tenure: Tenure, entry: Entry) -> None:
     if entry.doubted:
         # Where its file lies is looked up before anybody can have it.
         tenure.doubts.add(entry.key)
-    else:
+    elif entry.key not in tenure.embargoed:
         tenure.index.release(entry)
     tenure.note_place(entry)
     entry.lock.release()

@@ -6,7 +6,7 @@ from spoolway_providers.dropbox_storage.client import FileInfo
 from spoolway_providers.dropbox_storage.documents import Status
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.names import Found, Kind, Place
-from spoolway_providers.dropbox_storage.placing import follow_file
+from spoolway_providers.dropbox_storage.placing import follow_file, taken_by_another
 from spoolway_providers.dropbox_storage.reading import Reader
 from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.dropbox_storage.tree import Heed
@@ -41,7 +41,11 @@ class Follower(Heed):
                 return
             entry.place, entry.job_path = place, there.path
             tenure.index.place(entry)
-            if entry.job is not None and not entry.doubted:
+            if entry.job is None or entry.doubted:
+                return
+            if place is Place.RUNNING:
+                taken_by_another(tenure, entry)
+            else:
                 await self._follow(entry, await self._reader.status(entry))
             tenure.note_place(entry)
 
@@ -100,7 +104,7 @@ class Follower(Heed):
             return
         async with entry.lock:
             if found.kind is Kind.JOB and entry.job_path.lower() == path.lower():
-                await follow_file(tenure, entry)
+                await follow_file(tenure, entry, by_another=True)
             elif found.kind is Kind.STATUS and entry.job is not None:
                 tenure.write_later(entry, 0.0)
 

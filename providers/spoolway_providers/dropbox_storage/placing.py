@@ -2,21 +2,21 @@
 
 import asyncio
 
-from spoolway_providers.dropbox_storage.adoption import lost
+from spoolway_providers.dropbox_storage.adoption import followed, spoiled
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.faults import PathConflict, PathMissing
 from spoolway_providers.dropbox_storage.names import Place
 from spoolway_providers.dropbox_storage.tenure import Tenure
-from spoolway_providers.model import ACTIVE_STATES, State
+from spoolway_providers.model import State
 
-__all__ = ["bring", "follow_file"]
+__all__ = ["bring", "follow_file", "spoil", "taken_by_another"]
 
 
 async def bring(tenure: Tenure, entry: Entry, place: Place) -> bool:
     """Move a job's file to `place`; the caller holds the entry's lock.
 
     Returns:
-        False if the file is not where it was: it was looked for, and the job follows it.
+        False if it can't be: somebody else has moved the file, and the job follows it.
     """
     if entry.place is place:
         return True
@@ -25,8 +25,8 @@ async def bring(tenure: Tenure, entry: Entry, place: Place) -> bool:
         await tenure.writer.move(entry.job_path, target)
     except PathMissing:
         tenure.mirror.drop(entry.job_path)
-        await follow_file(tenure, entry)
-        return entry.place is place
+        await follow_file(tenure, entry, by_another=True)
+        return False
     except PathConflict:
         return await _resolve_double(tenure, entry, place, target)
     _note(tenure, entry, place, target)
@@ -34,7 +34,7 @@ async def bring(tenure: Tenure, entry: Entry, place: Place) -> bool:
 
 
 async def _resolve_double(tenure: Tenure, entry: Entry, place: Place, target: str) -> bool:
-    """The file lies in both places: one is enough if they are alike, else it is left to a person."""
+    """The file lies in both places: one is enough if they are alike, else nobody knows which is meant."""
     read, metadata = tenure.calls.read, tenure.calls.client.metadata
     here, there = await asyncio.gather(read(metadata, entry.job_path), read(metadata, target))
     alike = here is not None and there is not None and here.content_hash == there.content_hash
@@ -43,6 +43,7 @@ async def _resolve_double(tenure: Tenure, entry: Entry, place: Place, target: st
         tenure.garbage.add(entry.job_path)
         _note(tenure, entry, place, target)
         return True
+    spoil(tenure, entry, f"another file is in the way at {target}")
     return False
 
 
@@ -52,8 +53,14 @@ def _note(tenure: Tenure, entry: Entry, place: Place, path: str) -> None:
     tenure.note_place(entry)
 
 
-async def follow_file(tenure: Tenure, entry: Entry) -> None:
-    """Look where a job's file lies now; the caller holds the entry's lock."""
+async def follow_file(tenure: Tenure, entry: Entry, *, by_another: bool) -> None:
+    """Look where a job's file lies now; the caller holds the entry's lock.
+
+    Args:
+        tenure: Of the owner.
+        entry: The job.
+        by_another: Another program must have moved it: it was not us, with an answer that was lost.
+    """
     user = tenure.user(entry)
     paths = {place: tenure.layout.job(entry.key, place, user) for place in Place}
     read, metadata = tenure.calls.read, tenure.calls.client.metadata
@@ -62,10 +69,32 @@ async def follow_file(tenure: Tenure, entry: Entry) -> None:
         if info is not None:
             tenure.mirror.set(info)
             _note(tenure, entry, place, path)
+            if by_another and place is Place.RUNNING:
+                taken_by_another(tenure, entry)
             return
+    spoil(tenure, entry, "its file was removed by another program")
+
+
+def taken_by_another(tenure: Tenure, entry: Entry) -> None:
+    """A waiting job's file was moved to the running ones: by a spooler of today's systems, for ever its."""
     job = entry.job
-    if job is not None and not job.is_terminal and job.state not in ACTIVE_STATES:
-        tenure.index.put(entry, lost(job, tenure.clock()))
-        tenure.write_later(entry, 0.0)
-    if job is not None and job.state is State.QUEUED:
-        entry.reserved = False
+    if job is None or job.state not in {State.QUEUED, State.HELD}:
+        return
+    if tenure.is_amnesty:
+        # More likely a late move of the owner before: nobody may have it until that is over.
+        entry.reserved = True
+        tenure.embargoed.add(entry.key)
+        tenure.index.place(entry)
+        return
+    status = followed(job, place=Place.RUNNING, status=None, result=None, now=tenure.clock())
+    tenure.index.put(entry, status)
+    tenure.write_later(entry, 0.0)
+
+
+def spoil(tenure: Tenure, entry: Entry, message: str) -> None:
+    """A waiting job can't be run: it ends, so that those behind it go on."""
+    job = entry.job
+    if job is None or job.state not in {State.QUEUED, State.HELD}:
+        return
+    tenure.index.put(entry, spoiled(job, message, tenure.clock()))
+    tenure.write_later(entry, 0.0)

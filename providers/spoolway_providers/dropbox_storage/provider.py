@@ -260,6 +260,10 @@ class DropboxProvider(Provider):
         """See the interface."""
         return blobs.stage(self._at_work().tenure, blob_id, offset, data)
 
+    async def read_staged(self, blob_id: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """See the interface."""
+        return self._at_work().tenure.staging.read(blob_id, offset, limit)
+
     async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """See the interface."""
         return await blobs.read_blob(self._at_work().tenure, ref, offset, limit)

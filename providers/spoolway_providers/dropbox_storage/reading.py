@@ -9,7 +9,7 @@ from spoolway_providers.dropbox_storage.documents import Status, decode_status
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.names import Place
 from spoolway_providers.dropbox_storage.tenure import Tenure
-from spoolway_providers.errors import Unavailable
+from spoolway_providers.errors import ProviderError, Unavailable
 from spoolway_providers.interface import Query
 from spoolway_providers.model import (
     ACTIVE_STATES,
@@ -25,6 +25,8 @@ __all__ = ["Reader"]
 
 READERS = 8
 """Statuses that are read side by side; so there are threads left for what somebody waits for."""
+TROUBLE_S = 5.0
+"""Between two tries while Dropbox does not answer."""
 IMPORTED = "imported"
 """Stands for the token in the id of a result that another program has made."""
 
@@ -79,8 +81,8 @@ class Reader:
             unread.sort(key=lambda e: (order.index(e.place), e.seq if e.place in order[:2] else -e.seq))
             try:
                 await self.read_all(unread[: READERS * 8])
-            except Unavailable as error:
-                await asyncio.sleep(error.retry_after.total_seconds())
+            except ProviderError:
+                await asyncio.sleep(TROUBLE_S)
 
     async def _read_one(self, entry: Entry) -> None:
         async with self._places, entry.lock:
@@ -117,7 +119,7 @@ class Reader:
     def _embargo(self, entry: Entry) -> None:
         """A claim of the owner before that was not written: whoever has it may think so for a while."""
         tenure = self._tenure
-        if not tenure.had_clean_start and tenure.calls.monotonic() < tenure.amnesty_ends_at:
+        if tenure.is_amnesty:
             entry.reserved = True
             tenure.embargoed.add(entry.key)
 

@@ -58,6 +58,12 @@ class Staging:
         staged.written_at = self._clock()
         return staged.size
 
+    def read(self, blob_id: str, offset: int, limit: int) -> bytes:
+        """See the interface."""
+        if blob_id not in self._blobs:
+            raise NotFound(f"no blob {blob_id!r} is staged")
+        return self._blobs[blob_id].read(offset, limit)
+
     def refusal(self, ref: BlobRef) -> NotFound | None:
         """Why a blob can't be named, if it can't."""
         staged = self._blobs.get(ref.id)

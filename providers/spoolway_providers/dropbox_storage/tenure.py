@@ -95,6 +95,11 @@ class Tenure:
         """How long things take."""
         return self.calls.timings
 
+    @property
+    def is_amnesty(self) -> bool:
+        """Whether the owner before, which was cut off, may have given jobs of which we don't know."""
+        return not self.had_clean_start and self.calls.monotonic() < self.amnesty_ends_at
+
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something to its end, even if its caller is cancelled: half of it would have to be mended."""
         task = asyncio.create_task(work)

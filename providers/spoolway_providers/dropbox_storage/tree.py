@@ -1,6 +1,7 @@
 """The account's tree: listed once, and then followed by its cursor. A longpoll says when to look."""
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from spoolway_providers.dropbox_storage.client import FileInfo, Page
@@ -8,9 +9,12 @@ from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.faults import CallFailed, CursorReset, PathMissing
 from spoolway_providers.dropbox_storage.names import Found, Kind, Layout, Place, seq_of_id, user_of_id
 from spoolway_providers.dropbox_storage.tenure import Tenure
+from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import JobKey
 
-__all__ = ["Tree"]
+__all__ = ["Heed", "Tree"]
+
+_log = logging.getLogger(__name__)
 
 RETRY_S = 10.0
 """After a longpoll that broke off."""
@@ -95,7 +99,10 @@ class Tree:
         while True:
             try:
                 wait_s = await self._look()
-            except CallFailed:
+            except (CallFailed, ProviderError):
+                wait_s = RETRY_S
+            except Exception:  # noqa: BLE001 - whatever it was, the owner goes on
+                _log.exception("following the account failed")
                 wait_s = RETRY_S
             await asyncio.sleep(wait_s)
 
@@ -132,7 +139,8 @@ class Tree:
     async def _changes(self) -> tuple[list[FileInfo], list[str]]:
         """Files that changed, and paths that are gone with all below them."""
         tenure = self._tenure
-        read, client = tenure.calls.read, tenure.calls.client
+        # Once only: nobody writes meanwhile.
+        read, client = tenure.calls.once, tenure.calls.client
         files: list[FileInfo] = []
         deleted: list[str] = []
         try:
@@ -151,7 +159,7 @@ class Tree:
     async def _list_afresh(self) -> tuple[list[FileInfo], list[str]]:
         """All files, and what is not listed any more: which proves nothing, so it will be looked at."""
         tenure = self._tenure
-        read, client = tenure.calls.read, tenure.calls.client
+        read, client = tenure.calls.once, tenure.calls.client
         files: list[FileInfo] = []
         page: Page = await read(client.list_folder, tenure.layout.files)
         while True:

@@ -18,6 +18,7 @@ from spoolway_providers.mongodb.documents import CAPABILITIES, INLINE_LIMIT, Doc
 __all__ = [
     "is_named",
     "keep_large",
+    "kept_for",
     "large_file_id",
     "mark_committed",
     "read_blob",
@@ -28,7 +29,7 @@ __all__ = [
     "too_large",
 ]
 
-_SLACK_S = 1.0
+_SLACK_MS = 1000
 
 
 def too_large(data: bytes) -> TooLarge | None:
@@ -68,15 +69,7 @@ async def reserve(connection: Connection, ref: BlobRef, key: JobKey) -> Provider
     """Keep a staged blob for `key`, whose commit will name it; or say why that can't be."""
     files = connection["blobs.files"]
     free = {"$or": [{"metadata.job": None}, {"metadata.job": key.id, "metadata.backend": key.backend}]}
-    change = [
-        {
-            "$set": {
-                "metadata.job": {"$literal": key.id},
-                "metadata.backend": {"$literal": key.backend},
-                "metadata.reserved_at": connection.numbers.now(),
-            }
-        }
-    ]
+    change = [{"$set": kept_for(connection, key.id, key.backend)}]
     whole = {"_id": ref.id, "length": ref.size}
     with connection.writing():
         if (await files.update_one({**whole, **free}, change)).matched_count:
@@ -89,22 +82,24 @@ async def reserve(connection: Connection, ref: BlobRef, key: JobKey) -> Provider
         return NotFound(f"blob {ref.id!r} is staged with {found['length']} bytes, not {ref.size}")
     if await is_named(connection, found, ref.id):
         return NotFound(f"blob {ref.id!r} belongs to another job")
-    return await _take_over(connection, whole, found, change)
-
-
-async def _take_over(
-    connection: Connection, whole: Document, found: Document, change: list[Document]
-) -> ProviderError | None:
-    """Reserve what was reserved for a job that never came to be."""
-    # By then a submit under way has ended, at the server too, which knows its time limit.
-    patience_s = 2 * connection.time_limit_s + _SLACK_S
-    reserved_ms = {"$toLong": "$metadata.reserved_at"}
-    long_ago = {"$lt": [reserved_ms, {"$subtract": [connection.numbers.now_ms(), round(patience_s * 1000)]}]}
-    void = {**whole, "metadata.job": found["metadata"]["job"], "$expr": long_ago}
+    # It was kept for a job that did not come to be, or not yet.
+    is_void = {"$expr": {"$lt": ["$metadata.void_ms", connection.numbers.now_ms()]}}
     with connection.writing():
-        if (await connection["blobs.files"].update_one(void, change)).matched_count:
+        if (
+            await files.update_one({**whole, "metadata.job": found["metadata"]["job"], **is_void}, change)
+        ).matched_count:
             return None
-    return Unavailable(f"blob {whole['_id']!r} is just being committed; try again")
+    return Unavailable(f"blob {ref.id!r} is just being committed; try again")
+
+
+def kept_for(connection: Connection, job_id: str, backend: str) -> Document:
+    """What keeps a file for a job; void once the call that wants it has ended, at the server too."""
+    patience_ms = round(2000 * connection.time_limit_s) + _SLACK_MS
+    return {
+        "metadata.job": {"$literal": job_id},
+        "metadata.backend": {"$literal": backend},
+        "metadata.void_ms": {"$add": [connection.numbers.now_ms(), patience_ms]},
+    }
 
 
 async def release(connection: Connection, blob_id: str, key: JobKey) -> None:
@@ -112,7 +107,7 @@ async def release(connection: Connection, blob_id: str, key: JobKey) -> None:
     mine = {"_id": blob_id, "metadata.job": key.id, "metadata.committed": False}
     with connection.writing():
         await connection["blobs.files"].update_one(
-            mine, {"$unset": {"metadata.job": "", "metadata.backend": "", "metadata.reserved_at": ""}}
+            mine, {"$unset": {"metadata.job": "", "metadata.backend": "", "metadata.void_ms": ""}}
         )
 
 

@@ -8,7 +8,7 @@ from spoolway_providers.model import SessionState
 from spoolway_providers.mongodb import blobs
 from spoolway_providers.mongodb.commits import remove_files
 from spoolway_providers.mongodb.connection import Connection
-from spoolway_providers.mongodb.documents import Document, key_of
+from spoolway_providers.mongodb.documents import Document, key_of, to_microseconds
 from spoolway_providers.mongodb.journal import Journal
 
 __all__ = ["repair"]
@@ -49,11 +49,12 @@ async def _finish_deletions(connection: Connection, limit: int) -> list[Finding]
 async def _settle_files(connection: Connection, before: datetime, limit: int) -> list[Finding]:
     """Files that nobody marked as committed: mark those that a job names, sweep the others after a day."""
     files = connection["blobs.files"]
+    before_ms = to_microseconds(before) // 1000
     is_old = {
         "metadata.committed": False,
         "uploadDate": {"$lt": before},
         # Not one that is just being committed.
-        "$or": [{"metadata.reserved_at": None}, {"metadata.reserved_at": {"$lt": before}}],
+        "$or": [{"metadata.void_ms": None}, {"metadata.void_ms": {"$lt": before_ms}}],
     }
     with connection.reading():
         found = await files.find(is_old).limit(limit).to_list()
@@ -63,7 +64,7 @@ async def _settle_files(connection: Connection, before: datetime, limit: int) ->
     if not unnamed:
         return []
     # Kept for nobody first: from then on no job can name it.
-    kept = {"metadata.job": "", "metadata.reserved_at": connection.numbers.now()}
+    kept = blobs.kept_for(connection, "", "")
     with connection.writing():
         await files.update_many({"_id": {"$in": unnamed}, **is_old}, [{"$set": kept}])
     ours = await _ids(connection, "blobs.files", {"_id": {"$in": unnamed}, "metadata.job": ""}, limit)

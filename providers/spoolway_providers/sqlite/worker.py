@@ -60,7 +60,8 @@ class Worker:
         self._on_news = on_news
         self._time_limit_s = time_limit.total_seconds()
         self._only_reads = only_reads
-        self._queue: SimpleQueue[Call | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Call] | None] = SimpleQueue()
+        self._asked: list[Call] = []
         self._loop = asyncio.get_running_loop()
         self._pending: dict[Call, None] = {}
         self._handover = threading.Lock()
@@ -83,15 +84,24 @@ class Worker:
             raise self._too_late(maybe_done=False)
         call = Call(operation, argument, self._loop.create_future(), monotonic())
         self._pending[call] = None
-        self._queue.put(call)
+        if not self._asked:
+            # At the end of this turn of the loop: what is asked for within it goes into one batch.
+            self._loop.call_soon(self._hand_over)
+        self._asked.append(call)
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(self._time_limit_s, self._give_up)
         return call.future
+
+    def _hand_over(self) -> None:
+        if self._asked:
+            self._queue.put(self._asked)
+            self._asked = []
 
     async def close(self) -> None:
         """Serve what was asked for, then end the thread; one that is stuck is left behind."""
         if not self._is_closed:
             self._is_closed = True
+            self._hand_over()
             self._queue.put(None)
         await asyncio.wait({self._ended}, timeout=self._time_limit_s)
         if self._ended.done():
@@ -112,14 +122,14 @@ class Worker:
 
     def _next_batch(self) -> list[Call] | None:
         """Wait for a call and take all that came with it, less those that were given up; None: the end."""
-        call = self._queue.get()
+        asked = self._queue.get()
         calls: list[Call] = []
-        while call is not None:
-            calls.append(call)
-            if len(calls) == _MAX_BATCH:
+        while asked is not None:
+            calls += asked
+            if len(calls) >= _MAX_BATCH:
                 break
             try:
-                call = self._queue.get_nowait()
+                asked = self._queue.get_nowait()
             except Empty:
                 break
         else:

@@ -20,7 +20,7 @@ from spoolway_server.leases import Update
 from spoolway_server.names import lease_token
 from spoolway_server.services.lease_updates import assignment_to_proto, leased_key, progress_event
 from spoolway_server.sessions import Session
-from spoolway_server.spoolers import MAX_HELD, Spoolers
+from spoolway_server.spoolers import IDLE_RENEWAL_S, MAX_HELD, Spoolers
 from spoolway_server.storage import Storage
 from spoolway_server.translate import duration, reason_to_proto
 
@@ -57,6 +57,7 @@ class UnarySpoolers:
         box = _Box()
         if session_id:
             stored = await self._find(caller, session_id, list(dict.fromkeys(homes.values())))
+            await self._keep_alive(stored)
             session = self._spoolers.attach(stored, homes, box, self._spoolers.timing.unary_accept)
         else:
             opened = await self._spoolers.open(
@@ -77,6 +78,16 @@ class UnarySpoolers:
             lease_ttl=duration(min(policy.lease_ttl for policy in policies)),
             accept_timeout=duration(session.accept_timeout),
         )
+
+    async def _keep_alive(self, stored: StoredSession) -> None:
+        """Renew a session that only ever waits, just often enough to tell it from a ghost."""
+        if _beat_of_now() - stored.beat > IDLE_RENEWAL_S * 1_000_000:
+            for storage in await self._storages_of(stored):
+                await _renew(storage, stored)
+
+    async def _storages_of(self, stored: StoredSession) -> list[Storage]:
+        homes = await self._spoolers.find_backends(stored.backends, field="session")
+        return list(dict.fromkeys(homes.values()))
 
     async def _wait(self, session: Session, box: "_Box", wait_s: float) -> Claimed | None:
         self._waiting.add(box)
@@ -108,17 +119,16 @@ class UnarySpoolers:
         parsed = [_parse(one) for one in leases]
         names = list(dict.fromkeys(key.backend for key, _, _ in parsed))
         homes = await self._spoolers.find_backends(names, field="leases.job") if names else {}
-        storages = list(dict.fromkeys(homes.values())) or self._spoolers.all_storages()
-        stored = await self._find(caller, session_id, storages)
+        named = list(dict.fromkeys(homes.values()))
+        stored = await self._find(caller, session_id, named or self._spoolers.all_storages())
+        own = await self._spoolers.find_backends(stored.backends, field="session")
         standing: dict[tuple[JobKey, str], pb.LeaseStanding] = {}
-        for storage in storages:
+        for storage in dict.fromkeys([*named, *own.values()]):
             mine = [one for one in parsed if homes[one[0].backend] is storage]
             await self._apply(storage, mine, standing)
-            attention = await _renew(storage, stored)
+            attention = await _renew(storage, stored) if storage in own.values() else Attention([])
             _judge(storage, mine, attention, standing)
-        ttl = min(
-            (storage.policy(name).lease_ttl for name, storage in homes.items()), default=timedelta(seconds=30)
-        )
+        ttl = min(storage.policy(name).lease_ttl for name, storage in own.items())
         return pb.ExtendLeasesResponse(
             leases=[standing[key, token] for key, token, _ in parsed], lease_ttl=duration(ttl)
         )
@@ -185,10 +195,14 @@ def _event(token: str, lease: pb.ExtendedLease) -> Event:
     return progress_event(token, lease.progress) if lease.HasField("progress") else Accept(token)
 
 
+def _beat_of_now() -> int:
+    return time.time_ns() // 1000
+
+
 async def _renew(storage: Storage, session: StoredSession) -> Attention:
     try:
         # Any number that differs from the last one shows life, whichever replica writes it.
-        return await storage.provider.renew(session.id, time.time_ns() // 1000)
+        return await storage.provider.renew(session.id, _beat_of_now())
     except SessionClosed as error:
         raise _session_over(error.reason) from error
     except NotFound as error:
