@@ -33,7 +33,7 @@ lint: $(VENV)/.ready proto-check ## ruff, mypy strict, import-linter, buf, fresh
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples tests
+	@$(BIN)/mypy examples bench
 	@$(BIN)/lint-imports --config pyproject.toml
 
 check: lint test ## lint and test

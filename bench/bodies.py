@@ -45,6 +45,7 @@ SETTLE_S = 120.0
 class Throughput:
     """Jobs a second, and the CPU time of each process for one job."""
 
+    jobs: int
     per_s: float
     cpu_us: dict[str, float]
 
@@ -99,7 +100,7 @@ class Body:
             # What follows begins on a system that is quiet again.
             await self._filled(backend)
         cpu_us = {name: (after - before[name]) / jobs * 1e6 for name, after in self._cpu_s().items()}
-        return Throughput(jobs / (done["last_ns"] - sent["started_ns"]) * 1e9, cpu_us)
+        return Throughput(jobs, jobs / (done["last_ns"] - sent["started_ns"]) * 1e9, cpu_us)
 
     async def latency(self, call: str, backend: str, calls: int, pause_s: float) -> Latency:
         """One job at a time, on a system that does nothing else."""

@@ -6,13 +6,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.bodies import start_service
+from bench.bodies import Throughput, start_service
 from bench.plan import Plan
 from bench.rounds import BATCH, SINGLE
 from bench.storages import StorageCase
 from bench.worker import StreamPlan
 
-__all__ = ["Profiled", "print_profile", "run_profiled"]
+__all__ = ["print_profile", "run_profiled"]
 
 STATISTICS = "profile"
 FUNCTIONS = 40
@@ -39,17 +39,9 @@ class _Spent:
     with_callees_s: float
 
 
-@dataclass(frozen=True)
-class Profiled:
-    """What was done while the profile was taken."""
-
-    jobs: float
-    per_s: float
-
-
 async def run_profiled(
     case: StorageCase, folder: Path, plan: Plan, *, batch: bool, seconds: float = LOAD_S
-) -> Profiled:
+) -> Throughput:
     """Put a server under load and under cProfile, whose statistics are left in `folder`."""
     call, backend = ("batch", BATCH) if batch else ("single", SINGLE)
     in_flight = plan.batches_in_flight if batch else plan.in_flight
@@ -58,11 +50,10 @@ async def run_profiled(
         streams = [StreamPlan(backend, credit, gated=True)]
         body = await start_service(stack, case, streams, folder, profile=folder / STATISTICS)
         await body.client.do("preload", backend=backend, jobs=plan.short_queue + credit)
-        measured = await body.throughput(call, backend, seconds, in_flight, grants=True)
-    return Profiled(measured.per_s * seconds, measured.per_s)
+        return await body.throughput(call, backend, seconds, in_flight, grants=True)
 
 
-def print_profile(folder: Path, profiled: Profiled) -> None:
+def print_profile(folder: Path, profiled: Throughput) -> None:
     """The functions of all threads that took most, waits left out."""
     spent = sorted(_all_spent(folder), key=lambda one: one.own_s, reverse=True)
     threads = dict.fromkeys((one.thread for one in spent), 0.0)

@@ -41,7 +41,7 @@ class StreamPlan(msgspec.Struct, frozen=True):
 
 
 class Tally:
-    """What the parent wants to know of one backend: how many jobs are finished, and how long they took to come.
+    """What the parent wants to know of one backend: how many jobs are finished, and how long they travelled.
 
     What streams of other backends still do, such as to fill up after a load, is not counted.
     """

@@ -61,18 +61,20 @@ class Delivery:
         end, jobs, timeout_s = held.end, self._connection.jobs, self._timing.unary_timeout_s
         if end is None:
             return
-        key = {"job": end.job, "lease_token": end.lease_token}
+        job, token = end.job, end.lease_token
         match end.WhichOneof("update"):
             case "complete":
-                complete = pb.CompleteJobRequest(**key, result=end.complete.result)
+                complete = pb.CompleteJobRequest(job=job, lease_token=token, result=end.complete.result)
                 await self._connection.call(jobs.CompleteJob, complete, timeout_s=timeout_s)
             case "release":
-                release = pb.ReleaseJobRequest(**key, reason=end.release.reason)
+                release = pb.ReleaseJobRequest(job=job, lease_token=token, reason=end.release.reason)
                 await self._connection.call(jobs.ReleaseJob, release, timeout_s=timeout_s)
             case "cancelled":
                 # There is no unary call for it: a failure ends a job that is to be cancelled as well.
-                stopped = pb.FailJobRequest(**key, fail=pb.Fail(message="stopped, as it was cancelled"))
+                stopped = pb.FailJobRequest(
+                    job=job, lease_token=token, fail=pb.Fail(message="stopped, as it was cancelled")
+                )
                 await self._connection.call(jobs.FailJob, stopped, timeout_s=timeout_s)
             case _:
-                fail = pb.FailJobRequest(**key, fail=end.fail)
+                fail = pb.FailJobRequest(job=job, lease_token=token, fail=end.fail)
                 await self._connection.call(jobs.FailJob, fail, timeout_s=timeout_s)

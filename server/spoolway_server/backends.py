@@ -1,5 +1,8 @@
 """Backends: registered by spoolers, shown to clients."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import grpc
 
 from spoolway.v1 import job_pb2
@@ -92,8 +95,10 @@ class Backends:
     async def _show(storage: Storage, backend: Backend, live: bool) -> job_pb2.Backend:
         policy = storage.policy(backend.name)
         query = Query(backend=backend.name, states=(State.QUEUED, State.HELD), limit=PENDING_LIMIT)
-        config = job_document_of(parse_document(backend.config, field="config"))
-        if policy.paused:
+        config, mistake = _read(storage, backend)
+        if mistake:
+            message = mistake
+        elif policy.paused:
             message = "paused by an operator"
         elif not storage.active:
             message = f"storage {storage.name} is inactive"
@@ -109,6 +114,15 @@ class Backends:
             status_msg=message,
         )
         return backend_to_proto(backend, storage.name, policy, status)
+
+
+def _read(storage: Storage, backend: Backend) -> tuple[Mapping[str, Any], str]:
+    """A stored config, or what is wrong with it: other programs may have written it."""
+    try:
+        storage.rules(backend)
+    except ServiceError as error:
+        return {}, error.message
+    return job_document_of(parse_document(backend.config, field="config")), ""
 
 
 async def _live_backends(storage: Storage) -> set[str]:

@@ -100,7 +100,11 @@ class Jobs:
                 if not request.validate_only:
                     groups.setdefault(storage, []).append((index, draft))
         for storage, drafts in groups.items():
-            stored = await self._store(storage, [draft for _, draft in drafts])
+            try:
+                stored = await self._store(storage, [draft for _, draft in drafts])
+            except ProviderError as error:
+                # Jobs for other storages may be stored by now: each job stands for itself.
+                stored = [from_provider_error(error)] * len(drafts)
             for (index, _), outcome in zip(drafts, stored, strict=True):
                 outcomes[index] = outcome
         return outcomes
@@ -228,14 +232,20 @@ class Jobs:
         if position and position.pop("filter", None) != filter_hash:
             raise bad_token("page_token", "it belongs to another filter; start again without it")
         storages = self._storages.usable()
+        if not storages:
+            self._storages.default.require_usable()
         if backend:
             storages = [(await self._storages.find_backend(backend))[0]]
         at = position.get("storage", "")
+        if at in self._storages.by_name:
+            # Its jobs are not to be passed over.
+            self._storages.by_name[at].require_usable()
         storages = [storage for storage in storages if storage.name >= at]
         jobs: list[Job] = []
-        cursor = position.get("cursor", "")
         for index, storage in enumerate(storages):
             storage.require_usable()
+            # The cursor is of one storage's making; that one may be gone by now.
+            cursor = position.get("cursor", "") if storage.name == at else ""
             page = await self._find(
                 storage,
                 Query(
@@ -249,7 +259,6 @@ class Jobs:
                 ),
             )
             jobs += page.jobs
-            cursor = ""
             if page.cursor:
                 token = {"storage": storage.name, "cursor": page.cursor, "filter": filter_hash}
                 return jobs, encode_token(token)
@@ -261,7 +270,8 @@ class Jobs:
     @staticmethod
     async def _find(storage: Storage, query: Query) -> Page:
         try:
-            return await storage.provider.find(query)
+            with storage.noting_trouble():
+                return await storage.provider.find(query)
         except ValueError as error:
             raise bad_token("page_token", "it is not one of this server's") from error
 

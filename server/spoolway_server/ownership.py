@@ -15,7 +15,8 @@ async def own_job(storage: Storage, caller: Principal, key: JobKey, name: str, *
     """The job if it is there and the caller may see it; `name` is what the caller called it in `field`."""
     storage.require_usable()
     try:
-        job = await storage.provider.get(key)
+        with storage.noting_trouble():
+            job = await storage.provider.get(key)
     except NotFound:
         raise job_not_found(name, field=field) from None
     if not caller.sees_all and job.owner != caller.name:

@@ -72,6 +72,10 @@ class Reaper:
             self._busy = True
             self._wake.set()
 
+    def pardon(self) -> None:
+        """The storage did not take what it should have: whatever was silent until now begins anew."""
+        self._seen.clear()
+
     async def run(self) -> None:
         """Look, act, sleep until something is due; for ever."""
         await self._storage.opened.wait()
@@ -79,19 +83,22 @@ class Reaper:
         while True:
             try:
                 if self._clock.monotonic() - looked_at > self._look_s + STALL_S:
-                    self._seen.clear()
+                    self.pardon()
                 looked_at = self._clock.monotonic()
                 await self.look()
             except ProviderError as error:
                 self._storage.report(error)
-                self._seen.clear()
+                self.pardon()
             except Exception:  # noqa: BLE001  # the loop is the storage's recovery: whatever happened, it goes on
                 _log.exception("reaper failed", storage=self._storage.name)
-                self._seen.clear()
+                self.pardon()
             await self._sleep()
 
     async def look(self) -> None:
         """One look at everything; a test may call it by itself."""
+        # What is noted during the look calls for another one: the look may have been past it already.
+        self._wake.clear()
+        self._next_due = None
         await self._apply_due()
         views = await self._provider.sessions()
         await self._close_silent(views)
@@ -100,10 +107,10 @@ class Reaper:
         self._busy = any(view.leases for view in views)
         limits = [view.session.silence_limit.total_seconds() / 4 for view in views if view.leases]
         self._look_s = min([BUSY_LOOK_S, *limits]) if self._busy else IDLE_LOOK_S
-        self._next_due = await self._provider.next_due()
+        stored = await self._provider.next_due()
+        self._next_due = min((t for t in (stored, self._next_due) if t is not None), default=None)
 
     async def _sleep(self) -> None:
-        self._wake.clear()
         timeout = self._look_s
         if self._next_due is not None:
             left = (self._next_due - self._clock.now()).total_seconds()

@@ -8,7 +8,7 @@ import grpc
 import msgspec
 import structlog
 
-from spoolway_providers.errors import NotFound, ProviderError, SessionClosed, Unavailable
+from spoolway_providers.errors import NotFound, ProviderError, SessionClosed, Unavailable, Uncertain
 from spoolway_providers.interface import Query
 from spoolway_providers.model import ACTIVE_STATES, JobKey, SessionState, State, new_token
 from spoolway_providers.model import Session as StoredSession
@@ -66,7 +66,7 @@ class Spoolers:
     def __init__(self, storages: Storages, timing: Timing, clock: Clock) -> None:
         """No sessions yet."""
         self._storages = storages
-        self._clock = clock
+        self.clock = clock
         self.timing = timing
         self.sessions: dict[str, Session] = {}
         self._beats: dict[str, int] = {}
@@ -114,7 +114,7 @@ class Spoolers:
             instance_id=instance_id,
             principal=principal.name,
             backends=tuple(backends),
-            opened_at=self._clock.now(),
+            opened_at=self.clock.now(),
             silence_limit=max(policy.lease_ttl + policy.resume_grace for policy in policies),
         )
         session = self._session(
@@ -141,7 +141,7 @@ class Spoolers:
         if has_stream:
             self.sessions[session.id] = session
             self._beats[session.id] = 0
-            opened_at = self._clock.monotonic()
+            opened_at = self.clock.monotonic()
             self._renewed_at[session.id] = {storage.name: opened_at for storage in session.storages}
         _log.info(
             "session opened",
@@ -185,7 +185,7 @@ class Spoolers:
             has_stream=has_stream,
             max_content_bytes=max_content_bytes,
             mailbox=mailbox,
-            clock=self._clock,
+            clock=self.clock,
         )
 
     def detach(self, session: Session) -> None:
@@ -264,7 +264,7 @@ class Spoolers:
             SessionClosed: it is over; the session has been ended.
             ProviderError: a storage did not take it: the beat must not be acknowledged.
         """
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         renewed_at = self._renewed_at.get(session.id, {})
         due = [
             storage
@@ -292,8 +292,10 @@ class Spoolers:
         before = {key: held.token for key, held in session.held.items()}
         try:
             attention = await storage.provider.renew(session.id, beat)
-        except Unavailable as error:
+        except (Unavailable, Uncertain) as error:
             storage.report(error)
+            # Who can't renew is not silent.
+            storage.reaper.pardon()
             raise
         except NotFound as error:
             raise SessionClosed("SESSION_CLOSED") from error

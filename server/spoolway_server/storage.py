@@ -1,14 +1,22 @@
 """One storage at work: its provider, kept open, and health, wake-ups, dispatchers and reaper around it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import grpc
 import structlog
 
-from spoolway_providers.errors import LoginRefused, NotFound, NotOwner, ProviderError, Unavailable
+from spoolway_providers.errors import (
+    LoginRefused,
+    NotFound,
+    NotOwner,
+    ProviderError,
+    Unavailable,
+    Uncertain,
+)
 from spoolway_providers.interface import Claimed, Hints, Provider
 from spoolway_providers.model import Backend, JobKey, Policy, State
 from spoolway_providers.rules import Withdraw
@@ -113,6 +121,15 @@ class Storage:
         if changed:
             self.on_health_change()
 
+    @contextmanager
+    def noting_trouble(self) -> Iterator[None]:
+        """Report what a call of the provider raises within, if it is the storage's trouble."""
+        try:
+            yield
+        except (Unavailable, Uncertain, LoginRefused, NotOwner) as error:
+            self.report(error)
+            raise
+
     def require_usable(self) -> None:
         """Raise ServiceError at once if calls would fail."""
         if not self.opened.is_set():
@@ -140,7 +157,8 @@ class Storage:
         """All backends by name, at most 2 s old; `fresh` reads them now."""
         self.require_usable()
         if fresh or self.clock.monotonic() - self._backends_read_at > BACKENDS_FRESH_S:
-            listed = await self.provider.backends()
+            with self.noting_trouble():
+                listed = await self.provider.backends()
             self._backends = {backend.name: backend for backend in listed}
             self._backends_read_at = self.clock.monotonic()
         return self._backends
@@ -167,8 +185,15 @@ class Storage:
         """What the backend's config demands of jobs; compiled once a version."""
         cached = self._rules.get(backend.name)
         if cached is None or cached[0] != backend.config_etag:
-            parsed = parse_document(backend.config, field="config")
-            cached = (backend.config_etag, read_config(parsed))
+            try:
+                made = read_config(parse_document(backend.config, field="config"))
+            except ServiceError as error:
+                # Registered configs are checked; other programs may have written this one.
+                message = f"the config of backend {backend.name} can't be used: {error.message}"
+                raise ServiceError(
+                    grpc.StatusCode.FAILED_PRECONDITION, "BACKEND_CONFIG_INVALID", message
+                ) from error
+            cached = (backend.config_etag, made)
             self._rules[backend.name] = cached
         return cached[1]
 

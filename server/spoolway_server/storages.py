@@ -86,7 +86,8 @@ class Storages:
             return storage, JobKey(backend, job_id)
         storage = self.default
         storage.require_usable()
-        page = await storage.provider.find(Query(id=job_id, limit=2))
+        with storage.noting_trouble():
+            page = await storage.provider.find(Query(id=job_id, limit=2))
         if len(page.jobs) != 1:
             raise job_not_found(name, field=field)
         return storage, page.jobs[0].key

@@ -10,7 +10,7 @@ from bench.rounds import FloorRound, Round, StorageRound
 
 
 def throughput(per_s: float) -> Throughput:
-    return Throughput(per_s, {"server": 100.0, "client": 50.0, "worker": 25.0})
+    return Throughput(1000, per_s, {"server": 100.0, "client": 50.0, "worker": 25.0})
 
 
 def latency(p50: float, p99: float) -> Latency:

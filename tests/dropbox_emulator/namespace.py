@@ -134,10 +134,8 @@ class Namespace:
             arg, rest, position = self._cursor(cursor)
             if rest:
                 return self._page(arg, rest, position)
-            changed: dict[str, str] = {}
-            for low, display in self.journal[position:]:
-                if self._within(low, arg):
-                    changed[low] = display
+            news = self.journal[position:]
+            changed = {low: display for low, display in news if self._within(low, arg)}
             entries = [self._news(low, display) for low, display in changed.items()]
             return self._page(arg, self._shuffled(entries), len(self.journal))
 

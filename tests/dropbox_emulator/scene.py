@@ -3,14 +3,15 @@
 Importing this module brings the emulator first and the SDK after it, as must be.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from msgspec.structs import replace
 
 from spoolway_providers.conformance import Scene
 from spoolway_providers.dropbox_storage import DropboxProvider, Login, Timings
+from spoolway_providers.errors import NotOwner
 from tests.dropbox_emulator import DropboxAccount, Fault, make_account
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "ManualSeconds",
     "Timings",
     "make_account",
+    "kill",
     "make_provider",
     "opened",
+    "opened_after_crash",
     "staged_scene",
 ]
 
@@ -67,11 +70,30 @@ async def opened(account: DropboxAccount, **options: Any) -> AsyncIterator[Dropb
         await provider.close()
 
 
+@asynccontextmanager
+async def opened_after_crash(account: DropboxAccount, **options: Any) -> AsyncIterator[DropboxProvider]:
+    """The next owner of an account whose owner went without a word; its patience is not waited for."""
+    provider = make_provider(account, take_over_after_s=0.0, **options)
+    with suppress(NotOwner):
+        await provider.open()
+    await provider.open()
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+async def kill(provider: DropboxProvider) -> None:
+    """End a provider at once, without a word to the account, as SIGKILL would."""
+    office, provider._office = provider._office, None
+    if office is not None:
+        await office.stop()
+    await provider.close()
+
+
 async def staged_scene(provider: DropboxProvider, session_id: str = "session-1") -> Scene:
     """A backend and a session."""
     scene = Scene(provider, session_id)
     await scene.set_up()
     return scene
 
-
-Make = Callable[..., DropboxProvider]

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 from tests.dropbox_emulator.faults import Fault, FaultPlan, Rule
-from tests.dropbox_emulator.namespace import Namespace, Refused, TooManyWrites
-from tests.dropbox_emulator.routes import SCOPES, BadInput, Json, Routes, too_many_writes
+from tests.dropbox_emulator.namespace import Json, Namespace, Refused, TooManyWrites
+from tests.dropbox_emulator.routes import SCOPES, BadInput, Routes, too_many_writes
 
 ALL_SCOPES = ("files.content.read", "files.content.write", "files.metadata.read")
 MAX_ARG_HEADER = 16 << 10
@@ -76,7 +76,7 @@ class Broken(Exception):
     """The connection is to be reset."""
 
 
-class Answer(Exception):  # noqa: N818 - no mistake: it ends the handling of a call
+class Answer(Exception):
     """What to send."""
 
     def __init__(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         if account.latency_s:
             sleep(account.latency_s)
         rule = account.faults.next_for(name)
-        early = rule and _before(rule, name)
+        early = _before(rule, name) if rule else None
         if early is not None:
             return (early.status if isinstance(early, Answer) else 0), early
         answer = self._do(account, name, arg, body)

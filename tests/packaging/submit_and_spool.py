@@ -25,7 +25,8 @@ async def submit() -> None:
 
 def main() -> None:
     """Run the round trip."""
-    server = subprocess.Popen([sys.argv[1], "serve", "--port", PORT], env={**os.environ, "SPOOLWAY_SERVER__DRAIN_PAUSE_S": "0"})
+    environment = {**os.environ, "SPOOLWAY_SERVER__DRAIN_PAUSE_S": "0"}
+    server = subprocess.Popen([sys.argv[1], "serve", "--port", PORT], env=environment)
     try:
         spooler = Spooler("lab-1", address=ADDRESS).add_backend(
             "adder",

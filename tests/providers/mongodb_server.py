@@ -129,6 +129,7 @@ class Proxy:
         self._upstream = port
         self._server: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[Any]] = set()
         self._break_at = 0
         self._after_it = False
         self.count = 0
@@ -143,9 +144,8 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        self.go_dark()
+        await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
 
     def break_at(self, number: int, *, after_it: bool) -> None:
@@ -163,6 +163,10 @@ class Proxy:
         self._break_at = 0
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
         if self.is_dark:
             writer.close()
             return
@@ -179,8 +183,10 @@ class Proxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             self._pumps -= pumps
-            writer.close()
-            up_writer.close()
+            for one in (writer, up_writer):
+                one.close()
+                with suppress(OSError):
+                    await one.wait_closed()
 
     async def _pump(
         self,

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from spoolway_providers.conformance import AgeingConformance, ManualClock, ProviderConformance
-from tests.dropbox_emulator import make_account  # isort: skip - before the SDK is imported
-from spoolway_providers.dropbox_storage import DropboxProvider, Login
+from tests.dropbox_emulator.scene import DropboxProvider, Login, make_account
 
 
 class TestDropboxProvider(ProviderConformance, AgeingConformance):

@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 
 import grpc
 
 from spoolway.v1 import job_service_pb2 as pb
-from spoolway_providers.errors import NotFound, SessionClosed
+from spoolway_providers.errors import NotFound, SessionClosed, Unavailable, Uncertain
 from spoolway_providers.interface import Attention, Claimed
 from spoolway_providers.model import JobKey, Reason, SessionState, State
 from spoolway_providers.model import Session as StoredSession
@@ -81,13 +80,17 @@ class UnarySpoolers:
 
     async def _keep_alive(self, stored: StoredSession) -> None:
         """Renew a session that only ever waits, just often enough to tell it from a ghost."""
-        if _beat_of_now() - stored.beat > IDLE_RENEWAL_S * 1_000_000:
-            for storage in await self._storages_of(stored):
-                await _renew(storage, stored)
+        beat = self._next_beat(stored)
+        if beat - stored.beat > IDLE_RENEWAL_S * 1_000_000:
+            homes = await self._spoolers.find_backends(stored.backends, field="session")
+            for storage in dict.fromkeys(homes.values()):
+                await _renew(storage, stored, beat)
 
-    async def _storages_of(self, stored: StoredSession) -> list[Storage]:
-        homes = await self._spoolers.find_backends(stored.backends, field="session")
-        return list(dict.fromkeys(homes.values()))
+    def _next_beat(self, stored: StoredSession) -> int:
+        """Microseconds: a number that differs from the last one, whichever replica gave that."""
+        now = int(self._spoolers.clock.now().timestamp() * 1_000_000)
+        # A clock that was set back must not look like silence.
+        return max(now, stored.beat + 1)
 
     async def _wait(self, session: Session, box: "_Box", wait_s: float) -> Claimed | None:
         self._waiting.add(box)
@@ -122,11 +125,13 @@ class UnarySpoolers:
         named = list(dict.fromkeys(homes.values()))
         stored = await self._find(caller, session_id, named or self._spoolers.all_storages())
         own = await self._spoolers.find_backends(stored.backends, field="session")
+        beat = self._next_beat(stored)
         standing: dict[tuple[JobKey, str], pb.LeaseStanding] = {}
         for storage in dict.fromkeys([*named, *own.values()]):
             mine = [one for one in parsed if homes[one[0].backend] is storage]
             await self._apply(storage, mine, standing)
-            attention = await _renew(storage, stored) if storage in own.values() else Attention([])
+            is_own = storage in own.values()
+            attention = await _renew(storage, stored, beat) if is_own else Attention([])
             _judge(storage, mine, attention, standing)
         ttl = min(storage.policy(name).lease_ttl for name, storage in own.items())
         return pb.ExtendLeasesResponse(
@@ -195,14 +200,14 @@ def _event(token: str, lease: pb.ExtendedLease) -> Event:
     return progress_event(token, lease.progress) if lease.HasField("progress") else Accept(token)
 
 
-def _beat_of_now() -> int:
-    return time.time_ns() // 1000
-
-
-async def _renew(storage: Storage, session: StoredSession) -> Attention:
+async def _renew(storage: Storage, session: StoredSession, beat: int) -> Attention:
     try:
-        # Any number that differs from the last one shows life, whichever replica writes it.
-        return await storage.provider.renew(session.id, _beat_of_now())
+        return await storage.provider.renew(session.id, beat)
+    except (Unavailable, Uncertain) as error:
+        storage.report(error)
+        # Who can't renew is not silent.
+        storage.reaper.pardon()
+        raise
     except SessionClosed as error:
         raise _session_over(error.reason) from error
     except NotFound as error:

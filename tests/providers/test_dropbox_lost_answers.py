@@ -1,0 +1,283 @@
+"""A lost answer, a broken call or a crash at any call of any transition: no job is lost, none is doubled."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from spoolway_providers import rules
+from spoolway_providers.conformance import Scene
+from spoolway_providers.conformance.scene import BACKEND, token_of
+from spoolway_providers.errors import ProviderError, Unavailable, Uncertain
+from spoolway_providers.interface import Query
+from spoolway_providers.model import Job, State
+from tests.dropbox_emulator.scene import (
+    DropboxAccount,
+    Fault,
+    kill,
+    make_account,
+    make_provider,
+    opened,
+    opened_after_crash,
+    staged_scene,
+)
+
+RESULT = b'{"success": true}'
+LIFE_CALLS = 8
+"""Of one job's life, from submit to the last move."""
+FAULTS = (Fault.RESET, Fault.ANSWER_LOST, Fault.ANSWER_TORN, Fault.SERVER_ERROR, Fault.DONE_SERVER_ERROR)
+
+Step = Callable[[Scene], Awaitable[None]]
+
+
+@pytest.fixture
+def account() -> DropboxAccount:
+    return make_account()
+
+
+async def live(scene: Scene, request_id: str = "r-1") -> Job:
+    """One job's whole life."""
+    job = await scene.submit(request_id=request_id)
+    [job] = await scene.claim()
+    job = await scene.do(job, rules.Accept(token_of(job)))
+    return await scene.complete(job, RESULT)
+
+
+async def wait_until_placed(account: DropboxAccount, folder: str, count: int = 1) -> None:
+    """Until so many files lie in a folder, and all of the rest is at rest."""
+    async with asyncio.timeout(10):
+        while len(account.tree(f"/Backend_files/{folder}/")) != count:
+            await asyncio.sleep(0.02)
+
+
+def jobs_by_place(account: DropboxAccount) -> dict[str, int]:
+    """How many job files lie in each folder."""
+    places: dict[str, int] = {}
+    for path in account.tree("/Backend_files/"):
+        place = path.split("/")[2]
+        if place.endswith("_Jobs"):
+            places[place] = places.get(place, 0) + 1
+    return places
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("nth", range(LIFE_CALLS))
+async def test_fault_at_each_call_of_a_life(account: DropboxAccount, fault: Fault, nth: int) -> None:
+    """Whichever call breaks, before or after it was done, the caller sees nothing of it."""
+    async with opened(account) as provider:
+        scene = await staged_scene(provider)
+        account.fail(fault, skip=nth)
+
+        job = await live(scene)
+
+        await wait_until_placed(account, "Finished_Jobs")
+        assert job.state is State.DONE
+        assert job.result is not None
+        assert await provider.read_blob(job.result) == RESULT
+        assert await provider.get(job.key) == job
+        assert await scene.claim() == []
+    assert jobs_by_place(account) == {"Finished_Jobs": 1}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["at-once", "asynchronous"])
+@pytest.mark.parametrize("fault", [Fault.ANSWER_LOST, Fault.RESET])
+@pytest.mark.parametrize("nth", range(0, 18, 2))
+async def test_fault_at_calls_of_a_batch(
+    account: DropboxAccount, fault: Fault, nth: int, asynchronous: bool
+) -> None:
+    """The same for many jobs at once, whose calls are batches."""
+    account.set(batches_are_async=asynchronous, checks_until_done=2)
+    async with opened(account) as provider:
+        scene = await staged_scene(provider)
+        account.fail(fault, skip=nth)
+
+        answers = await provider.submit([scene.draft(request_id=f"r-{n}") for n in range(8)])
+        claimed = await scene.claim(8)
+        running = await asyncio.gather(*(scene.do(job, rules.Accept(token_of(job))) for job in claimed))
+        done = await asyncio.gather(*(scene.complete(job, RESULT) for job in running))
+
+        assert [job.key for job in done] == [job.key for job in answers if isinstance(job, Job)]
+        await wait_until_placed(account, "Finished_Jobs", 8)
+    assert jobs_by_place(account) == {"Finished_Jobs": 8}
+
+
+async def submit(scene: Scene) -> None:
+    await scene.submit(request_id="r-1")
+
+
+async def claim(scene: Scene) -> None:
+    await scene.claim()
+
+
+async def accept(scene: Scene) -> None:
+    [job] = (await scene.provider.find(Query(states=(State.CLAIMED,)))).jobs
+    await scene.do(job, rules.Accept(token_of(job)))
+
+
+async def release(scene: Scene) -> None:
+    [job] = (await scene.provider.find(Query(states=(State.RUNNING,)))).jobs
+    await scene.do(job, rules.Release(token_of(job)))
+
+
+async def fail(scene: Scene) -> None:
+    [job] = (await scene.provider.find(Query(states=(State.RUNNING,)))).jobs
+    await scene.do(job, rules.Fail(token_of(job), "no vacuum"))
+
+
+async def complete(scene: Scene) -> None:
+    [job] = (await scene.provider.find(Query(states=(State.RUNNING,)))).jobs
+    await scene.complete(job, RESULT)
+
+
+async def cancel(scene: Scene) -> None:
+    [job] = (await scene.provider.find(Query(states=(State.QUEUED,)))).jobs
+    await scene.do(job, rules.Cancel("alice"))
+
+
+async def retry(scene: Scene) -> None:
+    [job] = (await scene.provider.find(Query(states=(State.ERROR,)))).jobs
+    await scene.do(job, rules.Retry("alice"))
+
+
+async def delete(scene: Scene) -> None:
+    [job] = (await scene.provider.find(Query(states=(State.CANCELLED,)))).jobs
+    await scene.provider.delete(job.key, job.revision)
+
+
+TRANSITIONS: list[tuple[list[Step], Step, int]] = [
+    ([], submit, 4),
+    ([submit], claim, 1),
+    ([submit, claim], accept, 1),
+    ([submit, claim, accept], release, 1),
+    ([submit, claim, accept], fail, 1),
+    ([submit, claim, accept], complete, 2),
+    ([submit], cancel, 1),
+    ([submit, claim, accept, fail], retry, 1),
+    ([submit, cancel], delete, 3),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "nth"),
+    [
+        pytest.param(before, step, nth, id=f"{step.__name__}-{nth}")
+        for before, step, calls in TRANSITIONS
+        for nth in range(calls)
+    ],
+)
+@pytest.mark.parametrize("fault", [Fault.ANSWER_LOST, Fault.RESET])
+async def test_cut_off_at_each_call_of_each_transition(
+    account: DropboxAccount, fault: Fault, before: list[Step], step: Step, nth: int
+) -> None:
+    """Dropbox falls silent in the middle of a transition and the owner dies: the next one has it all or none.
+
+    The call is done or not, and nothing after it answers. The caller is told that the outcome is unknown, or
+    that surely nothing was done, which then is so.
+    """
+    provider = make_provider(account, patience_s=0.15, care_every_s=60.0, claim_record_after_s=600.0)
+    await provider.open()
+    scene = await staged_scene(provider)
+    for earlier in before:
+        await earlier(scene)
+    await provider._office.care.finish()  # type: ignore[union-attr]  # so that only the step's calls follow
+    states_before = states(await provider.find(Query()))
+    account.fail(fault, skip=nth)
+    account.fail(Fault.RESET, skip=nth, times=-1)
+
+    outcome: BaseException | None = None
+    try:
+        await step(scene)
+    except (ProviderError, AssertionError, ValueError) as error:
+        outcome = error
+    await kill(provider)
+    account.heal()
+
+    async with opened_after_crash(account) as successor:
+        scene = await staged_scene(successor)
+        await successor.repair()
+        found = await successor.find(Query())
+        places = jobs_by_place(account)
+        assert sum(places.values()) == len(found.jobs) <= 1
+        if isinstance(outcome, Unavailable) and not isinstance(outcome, Uncertain):
+            assert states(found) == states_before
+        if step is submit:
+            # The client repeats what it does not know: one job comes of it.
+            job = await scene.submit(request_id="r-1")
+            assert [one.key for one in await scene.claim(5)] == [job.key]
+
+
+def states(page: object) -> list[State]:
+    """As the next owner may know them: a claim that nobody accepted is in memory only."""
+    known = [job.state for job in page.jobs]  # type: ignore[attr-defined]
+    return [State.QUEUED if state is State.CLAIMED else state for state in known]
+
+
+async def test_uncertain_submit_is_settled_by_its_repeat(account: DropboxAccount) -> None:
+    """A submit of unknown outcome, repeated, makes one job, whether it had been done or not."""
+    async with opened(account, patience_s=0.15) as provider:
+        scene = await staged_scene(provider)
+        for nth in range(3):
+            account.fail(Fault.ANSWER_LOST, skip=nth)
+            account.fail(Fault.RESET, skip=nth, times=-1)
+            with pytest.raises((Uncertain, Unavailable)):
+                await provider.submit([scene.draft(request_id=f"r-{nth}")])
+            account.heal()
+            await scene.submit(request_id=f"r-{nth}")
+
+        assert len(await scene.claim(10)) == 3
+
+
+async def test_uncertain_claim_returns_the_job(account: DropboxAccount) -> None:
+    """A claim of unknown outcome gives the job to nobody, and it can be claimed again once Dropbox answers."""
+    async with opened(account, patience_s=0.15) as provider:
+        scene = await staged_scene(provider)
+        job = await scene.submit()
+        account.fail(Fault.ANSWER_LOST, "files/move_v2")
+        account.fail(Fault.RESET, "files/get_metadata", times=-1)
+        account.fail(Fault.RESET, "files/move_v2", times=-1)
+        with pytest.raises((Uncertain, Unavailable)):
+            await scene.claim()
+        account.heal()
+
+        async with asyncio.timeout(10):
+            while not (claimed := await scene.claim()):
+                await asyncio.sleep(0.02)
+
+        assert [one.key for one in claimed] == [job.key]
+        assert claimed[0].claim_count == 1
+
+
+async def test_uncertain_commit_is_read_back(account: DropboxAccount) -> None:
+    """After a commit of unknown outcome, `get` tells what became of it."""
+    async with opened(account, patience_s=0.15) as provider:
+        scene = await staged_scene(provider)
+        await scene.submit()
+        [job] = await scene.claim()
+        account.fail(Fault.ANSWER_LOST, "files/upload")
+        account.fail(Fault.RESET, "files/get_metadata", times=-1)
+        account.fail(Fault.RESET, "files/upload", times=-1)
+        with pytest.raises(Uncertain):
+            await scene.do(job, rules.Accept(token_of(job)))
+        account.heal()
+
+        stored = await provider.get(job.key)
+
+        assert (stored.state, stored.revision) == (State.RUNNING, job.revision + 1)
+        assert (await scene.complete(stored, RESULT)).state is State.DONE
+
+
+async def test_outage_is_told_and_passes(account: DropboxAccount) -> None:
+    """While nothing answers, calls fail as Unavailable; afterwards all goes on where it was."""
+    async with opened(account, patience_s=0.1) as provider:
+        scene = await staged_scene(provider)
+        job = await scene.submit()
+        account.fail(Fault.RESET, times=-1)
+        for attempt in (scene.answer(), provider.claim(BACKEND, [scene.order()])):
+            with pytest.raises((Unavailable, Uncertain)):
+                await attempt
+        account.heal()
+
+        async with asyncio.timeout(10):
+            while not (claimed := await scene.claim()):
+                await asyncio.sleep(0.02)
+        assert [one.key for one in claimed] == [job.key]
