@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ from spoolway.settings import SYSTEM_CA, Settings
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import job_service_pb2_grpc as rpc
 
-__all__ = ["MAX_RECEIVE_BYTES", "Connection", "Stub", "UnaryMethod", "WatchCall", "WorkCall"]
+__all__ = ["MAX_RECEIVE_BYTES", "Connection"]
 
 MAX_RECEIVE_BYTES = 32 * 1024 * 1024
 """The longest message that is received; the server's own limit is the same."""
@@ -24,14 +25,12 @@ MAX_RECEIVE_BYTES = 32 * 1024 * 1024
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
 
-WatchCall = aio.UnaryStreamCall[pb.WatchJobsRequest, pb.WatchJobsResponse]
-WorkCall = aio.StreamStreamCall[pb.StreamNextJobsRequest, pb.StreamNextJobsResponse]
-UnaryMethod = aio.UnaryUnaryMultiCallable
 if TYPE_CHECKING:
-    from spoolway.v1.job_service_pb2_grpc import JobServiceAsyncStub as Stub
-else:
-    # The generated module tells the asynchronous stub from the synchronous one only in its types.
-    Stub = rpc.JobServiceStub
+    # Only the types know these: not every version of grpcio takes parameters at run time, and the generated
+    # module tells the asynchronous stub from the synchronous one only in its types.
+    Stub = rpc.JobServiceAsyncStub
+    UnaryMethod = aio.UnaryUnaryMultiCallable
+    WorkCall = aio.StreamStreamCall[pb.StreamNextJobsRequest, pb.StreamNextJobsResponse]
 
 _log = logging.getLogger("spoolway")
 
@@ -44,6 +43,7 @@ _SAFE_TO_REPEAT = (
     "GetStatus",
     "WaitJob",
     "GetResult",
+    "GetUpload",
     "ListJobs",
     "CancelJob",
     "ListBackends",
@@ -98,8 +98,8 @@ def channel_options(*, own_connections: bool) -> list[tuple[str, Any]]:
         ("grpc.keepalive_time_ms", 50_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 0),
-        # A connection without calls is closed before a firewall forgets it (240 s at the strictest cloud), and
-        # before the pings of its health check, which is a call without data, are too many (170 s).
+        # A connection without calls is closed before a firewall forgets it (240 s at the strictest cloud),
+        # and before the pings of its health check, which is a call without data, are too many (170 s).
         ("grpc.client_idle_timeout_ms", 90_000),
         # The default of up to 2 min would keep a spooler away long after its server is back.
         ("grpc.initial_reconnect_backoff_ms", 250),
@@ -136,7 +136,7 @@ class Connection:
 
     async def call(
         self,
-        method: UnaryMethod[_Request, _Response],
+        method: "UnaryMethod[_Request, _Response]",
         request: _Request,
         *,
         timeout_s: float | None,
@@ -147,16 +147,27 @@ class Connection:
         except aio.AioRpcError as error:
             raise error_from_rpc(error, self.address) from error
 
-    def watch_jobs(self, request: pb.WatchJobsRequest) -> WatchCall:
-        """Open WatchJobs; the caller cancels the call (gRPC does not, see its issue 43462)."""
-        return self.jobs.WatchJobs(request, metadata=self._metadata)
+    async def send(
+        self, method: "aio.StreamUnaryMultiCallable[_Request, _Response]", requests: AsyncIterator[_Request]
+    ) -> _Response:
+        """Send a stream of messages, get one answer. No limit of time: keepalive notices a dead server."""
+        try:
+            return await method(requests, metadata=self._metadata)
+        except aio.AioRpcError as error:
+            raise error_from_rpc(error, self.address) from error
 
-    def stream_next_jobs(self) -> WorkCall:
+    def open(
+        self, method: "aio.UnaryStreamMultiCallable[_Request, _Response]", request: _Request
+    ) -> "aio.UnaryStreamCall[_Request, _Response]":
+        """Open a stream of answers to `read`; the caller cancels it (gRPC does not, see its issue 43462)."""
+        return method(request, metadata=self._metadata)
+
+    def stream_next_jobs(self) -> "WorkCall":
         """Open StreamNextJobs."""
         return self.jobs.StreamNextJobs(metadata=self._metadata)
 
     async def read(
-        self, call: aio.UnaryStreamCall[Any, _Response] | aio.StreamStreamCall[Any, _Response]
+        self, call: "aio.UnaryStreamCall[Any, _Response] | aio.StreamStreamCall[Any, _Response]"
     ) -> _Response | None:
         """The stream's next message; None at its regular end."""
         try:
@@ -171,7 +182,7 @@ class Connection:
             raise CallCancelledError(f"{self.address}: the stream was cancelled") from error
         return None if message is aio.EOF else message  # type: ignore[return-value] # EOF is a singleton
 
-    async def write(self, call: WorkCall, message: pb.StreamNextJobsRequest) -> bool:
+    async def write(self, call: "WorkCall", message: pb.StreamNextJobsRequest) -> bool:
         """Send a message; False if the stream has ended, why tells `read`."""
         try:
             await call.write(message)
@@ -179,7 +190,7 @@ class Connection:
             return False
         return True
 
-    async def finish_writing(self, call: WorkCall) -> None:
+    async def finish_writing(self, call: "WorkCall") -> None:
         """Close our side of the stream; the server then ends it."""
         with contextlib.suppress(aio.AioRpcError, aio.InternalError, asyncio.InvalidStateError):
             await call.done_writing()

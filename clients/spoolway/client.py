@@ -7,15 +7,16 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from google.protobuf.message import Message
 
 from spoolway.backend import Backend, backend_from_proto
-from spoolway.channel import Connection, Stub, UnaryMethod, closed_error
+from spoolway.channel import Connection, closed_error
 from spoolway.errors import (
     DataLossError,
     DeadlineExceededError,
+    FailedPreconditionError,
     JobCancelledError,
     JobEndedError,
     JobExpiredError,
@@ -27,15 +28,21 @@ from spoolway.settings import resolve_settings
 from spoolway.snapshot import JobSnapshot, JobState, snapshot_from_proto, state_to_proto
 from spoolway.submission import (
     MAX_CONTENT_BYTES,
+    MAX_INLINE_BYTES,
     Content,
     SubmitOptions,
     batches,
+    encode_content,
     submit_request,
 )
 from spoolway.timing import Timing
+from spoolway.transfer import Transfer
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.watching import wait_for_end, watch_job, watch_snapshots
+
+if TYPE_CHECKING:
+    from spoolway.channel import Stub, UnaryMethod
 
 __all__ = ["DEFAULT_TIMEOUT_S", "Job", "JobClient", "Seconds"]
 
@@ -84,7 +91,7 @@ class JobClient:
                 on. Else `SPOOLWAY_CA`, the profile, none.
             profile: Table of the profile file. Else `SPOOLWAY_PROFILE`, `default`.
             timeout: Limit of each call, in seconds. Waiting for a job has limits of its own.
-            max_content_bytes: Contents larger than this are refused before they are sent; 2 MiB, as the
+            max_content_bytes: Contents larger than this are refused before they are sent; 32 MiB, as the
                 server does unless it is configured otherwise.
 
         Raises:
@@ -140,7 +147,7 @@ class JobClient:
         Args:
             backend: Short name of the backend.
             content: The job: what `json.dumps` takes, or a JSON document as text or bytes, sent as it is. At
-                most 2 MiB unless the server is configured otherwise.
+                most 32 MiB unless the server is configured otherwise; above 2 MiB it is uploaded in pieces.
             request_id: Up to 128 printable characters. A repeat within 24 hours answers the same job.
                 Default: random, so that the client's own repeats are safe.
             **options: `labels`, `priority`, `not_before`, `expire_time`, `max_run_time`, `max_attempts`; see
@@ -155,13 +162,13 @@ class JobClient:
             UnavailableError, DeadlineExceededError: no answer; whether it was submitted is unknown. Repeat it
                 with the same request_id.
         """
-        request = self._request(backend, content, request_id, **options)
+        request = await self._request(backend, content, request_id, **options)
         response = await self._call(self._jobs.SubmitJob, request)
         return self._handle(response.job)
 
     async def validate(self, backend: str, content: Content, **options: Unpack[SubmitOptions]) -> None:
         """Let the server check a job as `submit` would, and store nothing. Raises what `submit` would."""
-        request = self._request(backend, content, None, **options)
+        request = await self._request(backend, content, None, **options)
         request.validate_only = True
         await self._call(self._jobs.SubmitJob, request)
 
@@ -196,7 +203,7 @@ class JobClient:
         for place, content in enumerate(contents):
             item_id = f"{request_id}-{place}" if request_id else None
             try:
-                requests.append(self._request(backend, content, item_id, **options))
+                requests.append(await self._request(backend, content, item_id, **options))
                 places.append(place)
             except SpoolwayError as error:
                 answers[place] = error
@@ -284,18 +291,24 @@ class JobClient:
         return self._open_connection
 
     @property
-    def _jobs(self) -> Stub:
+    def _jobs(self) -> "Stub":
         return self._connection().jobs
 
-    async def _call(self, method: UnaryMethod[_Request, _Response], request: _Request) -> _Response:
+    async def _call(self, method: "UnaryMethod[_Request, _Response]", request: _Request) -> _Response:
         return await self._connection().call(method, request, timeout_s=self._timeout_s)
 
-    def _request(
+    async def _request(
         self, backend: str, content: Content, request_id: str | None, **options: Unpack[SubmitOptions]
     ) -> pb.SubmitJobRequest:
-        return submit_request(
-            backend, content, max_bytes=self._max_content_bytes, request_id=request_id, **options
-        )
+        encoded = encode_content(content, self._max_content_bytes)
+        if len(encoded) <= MAX_INLINE_BYTES:
+            return submit_request(backend, content=encoded, request_id=request_id, **options)
+        request = submit_request(backend, request_id=request_id, **options)  # checked before the upload
+        request.content_upload.CopyFrom(await self._transfer().send_content(backend, encoded))
+        return request
+
+    def _transfer(self) -> Transfer:
+        return Transfer(self._connection(), timing=self._timing)
 
     async def _submit_batch(
         self, batch: list[pb.SubmitJobRequest], *, may_raise: bool
@@ -404,11 +417,24 @@ class Job:
         snapshot = await self.wait(timeout)
         if snapshot.state is not JobState.DONE:
             raise _end_error(snapshot)
-        response = await self._client._call(self._client._jobs.GetResult, pb.GetResultRequest(name=self.name))
+        if snapshot.result_bytes > MAX_INLINE_BYTES:
+            return await self._read_result(snapshot)
+        try:
+            response = await self._client._call(
+                self._client._jobs.GetResult, pb.GetResultRequest(name=self.name)
+            )
+        except FailedPreconditionError as error:
+            if error.reason != "RESULT_TOO_LARGE":
+                raise
+            return await self._read_result(snapshot)
         content = response.content
         if response.sha256 and hashlib.sha256(content).hexdigest() != response.sha256:
             raise DataLossError(f"the result of {self.name} arrived damaged; get it again")
         return content
+
+    async def _read_result(self, snapshot: JobSnapshot) -> bytes:
+        transfer = self._client._transfer()
+        return await transfer.fetch_result(self.name, snapshot.result_bytes, snapshot.result_sha256)
 
     async def cancel(self) -> JobSnapshot:
         """Cancel it: at once where no spooler runs it, else by asking its spooler. Safe to repeat.

@@ -64,7 +64,10 @@ class Delivery:
         job, token = end.job, end.lease_token
         match end.WhichOneof("update"):
             case "complete":
-                complete = pb.CompleteJobRequest(job=job, lease_token=token, result=end.complete.result)
+                upload = end.complete.upload if end.complete.HasField("upload") else None
+                complete = pb.CompleteJobRequest(
+                    job=job, lease_token=token, result=end.complete.result, upload=upload
+                )
                 await self._connection.call(jobs.CompleteJob, complete, timeout_s=timeout_s)
             case "release":
                 release = pb.ReleaseJobRequest(job=job, lease_token=token, reason=end.release.reason)

@@ -291,6 +291,7 @@ CLASS_OF_REASON: dict[str, type[SpoolwayError]] = {
     "SESSION_REPLACED": SessionReplacedError,
     "QUEUE_FULL": QueueFullError,
     "CONTENT_TOO_LARGE": ContentTooLargeError,
+    "UPLOAD_TOO_LARGE": ContentTooLargeError,
 }
 
 # Errors that came without ErrorInfo are not the server's own words: gRPC or a proxy made them.

@@ -72,6 +72,8 @@ class HeldJob:
     """How it ended, from ENDING on."""
     progress_at: float = field(default=float("-inf"))
     """When progress was last sent."""
+    large_result: bytes | None = None
+    """A result that must be uploaded before the end is reported."""
 
     def report(self) -> pb.LeaseUpdate:
         """A report about this job, to be filled in."""

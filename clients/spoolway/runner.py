@@ -7,14 +7,15 @@ import queue
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any
 
-from spoolway.errors import InvalidArgumentError, JobError, RetryLater
+from spoolway.errors import InvalidArgumentError, JobError, RetryLater, SpoolwayError
 from spoolway.held import HeldJob
 from spoolway.running import RunningJob, clean_text
-from spoolway.submission import MAX_CONTENT_BYTES, encode_json
+from spoolway.submission import MAX_INLINE_BYTES, encode_json
+from spoolway.transfer import Transfer
 from spoolway.v1 import job_service_pb2 as pb
 
 __all__ = ["RunFunction", "Runner", "end_of_error", "end_of_result", "is_async"]
@@ -35,15 +36,19 @@ _log = logging.getLogger("spoolway.spooler")
 class Runner:
     """Starts run functions and hands their ends to `finished`, in the event loop."""
 
-    def __init__(self, threads: int, finished: Callable[[HeldJob, pb.LeaseUpdate], None]) -> None:
+    def __init__(
+        self, threads: int, transfer: Transfer, finished: Callable[[HeldJob, pb.LeaseUpdate], None]
+    ) -> None:
         """Start nothing yet.
 
         Args:
             threads: Plain functions that run at once, at most.
+            transfer: Fetches contents and sends results that are too long for a message.
             finished: Called in the event loop for each function that has ended.
         """
-        self.max_result_bytes = MAX_CONTENT_BYTES
-        """Larger results are failures; the server says how large."""
+        self.max_inline_bytes = MAX_INLINE_BYTES
+        """Longer results are uploaded; the server says how long."""
+        self._transfer = transfer
         self._loop = asyncio.get_running_loop()
         self._finished = finished
         self._threads = _DaemonThreads(threads, self._run_plain)
@@ -53,11 +58,11 @@ class Runner:
         self._is_stopping = False
 
     def start(self, held: HeldJob) -> None:
-        """Start the job's run function."""
-        if held.backend.is_async:
-            task = self._loop.create_task(self._run_async(held))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        """Start the job's run function, once its content is here."""
+        if held.job._missing_bytes:
+            self._spawn(self._fetch_content(held))
+        elif held.backend.is_async:
+            self._spawn(self._run_async(held))
         else:
             self._threads.submit(held)
 
@@ -74,7 +79,7 @@ class Runner:
     def _run_plain(self, held: HeldJob) -> None:
         try:
             result = held.backend.run(held.job)
-            end = end_of_result(held, result, self.max_result_bytes)
+            end = end_of_result(held, result, self.max_inline_bytes)
         except BaseException as error:  # noqa: BLE001 - whatever a job does, it fails alone
             end = end_of_error(held, error)
         self._ends.append((held, end))
@@ -93,18 +98,55 @@ class Runner:
     def _collect(self) -> None:
         self._is_woken = False
         while self._ends:
-            self._finished(*self._ends.popleft())
+            self._end(*self._ends.popleft())
+
+    def _end(self, held: HeldJob, end: pb.LeaseUpdate) -> None:
+        if held.large_result is None:
+            self._finished(held, end)
+        else:
+            self._spawn(self._upload_result(held, held.large_result, end))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fetch_content(self, held: HeldJob) -> None:
+        """Fetch a content that was too long for its assignment, then start."""
+        job = held.job
+        try:
+            content = await self._transfer.fetch_content(job.name, held.token, job._missing_bytes)
+        except SpoolwayError as error:
+            self._finished(held, _failed_transfer(held, "The content can't be fetched", error))
+            return
+        if job.cancelled:
+            self._finished(held, end_of_result(held, None, 0))
+            return
+        job.content_bytes = content
+        job._missing_bytes = 0
+        self.start(held)
+
+    async def _upload_result(self, held: HeldJob, result: bytes, end: pb.LeaseUpdate) -> None:
+        """Upload a result that is too long for a message, then report it."""
+        held.large_result = None
+        try:
+            upload = await self._transfer.send_result(held.job.name, held.token, result)
+        except SpoolwayError as error:
+            end = _failed_transfer(held, "The result can't be uploaded", error)
+        else:
+            end.complete.upload.CopyFrom(upload)
+        self._finished(held, end)
 
     async def _run_async(self, held: HeldJob) -> None:
         try:
             result = await held.backend.run(held.job)
-            end = end_of_result(held, result, self.max_result_bytes)
+            end = end_of_result(held, result, self.max_inline_bytes)
         except BaseException as error:  # noqa: BLE001 - whatever a job does, it fails alone
             end = end_of_error(held, error)
             if self._is_stopping and isinstance(error, asyncio.CancelledError):
                 end = held.report()
                 end.release.reason = _STOPPED
-        self._finished(held, end)
+        self._end(held, end)
 
 
 class _DaemonThreads:
@@ -141,10 +183,11 @@ def is_async(run: RunFunction) -> bool:
     return inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(type(run).__call__)
 
 
-def end_of_result(held: HeldJob, result: Any, max_bytes: int) -> pb.LeaseUpdate:
+def end_of_result(held: HeldJob, result: Any, max_inline_bytes: int) -> pb.LeaseUpdate:
     """The report about a function that returned.
 
-    After a cancel, None means that the function stopped, and anything else that it was quicker.
+    After a cancel, None means that the function stopped, and anything else that it was quicker. A result over
+    `max_inline_bytes` is left in `held.large_result`, to be uploaded and named in the report.
     """
     end = held.report()
     if held.job.cancelled and result is None:
@@ -159,13 +202,11 @@ def end_of_result(held: HeldJob, result: Any, max_bytes: int) -> pb.LeaseUpdate:
             f"The run function returned a {type(result).__name__}, which is no result: {error.message}."
         )
         return end
-    if len(encoded) > max_bytes:
-        end.fail.message = (
-            f"The result has {len(encoded):,} bytes, over the server's limit of {max_bytes:,}: return less, "
-            "or keep the data elsewhere and return where it is."
-        )
-        return end
-    end.complete.result = encoded
+    if len(encoded) > max_inline_bytes:
+        held.large_result = encoded
+        end.complete.SetInParent()
+    else:
+        end.complete.result = encoded
     return end
 
 
@@ -186,6 +227,12 @@ def end_of_error(held: HeldJob, error: BaseException) -> pb.LeaseUpdate:
 def str_of(error: BaseException) -> str:
     """The error's own words, at most 10,000 characters."""
     return _shortened(clean_text(error) or type(error).__name__)
+
+
+def _failed_transfer(held: HeldJob, what: str, error: SpoolwayError) -> pb.LeaseUpdate:
+    end = held.report()
+    end.fail.message = _shortened(clean_text(f"{what}: {error}"))
+    return end
 
 
 def _traceback_of(error: BaseException) -> str:

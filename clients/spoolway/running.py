@@ -44,6 +44,7 @@ class RunningJob:
         self.backend = backend_of(assignment.job)
         self.owner = assignment.owner
         self.content_bytes = assignment.content
+        self._missing_bytes = 0 if assignment.content else assignment.content_bytes
         self.labels: Mapping[str, str] = dict(assignment.labels)
         self.attempts_before = assignment.attempts_before
         self.max_run_time: timedelta | None = (

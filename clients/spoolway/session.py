@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from spoolway.agenda import Agenda
 from spoolway.channel import MAX_RECEIVE_BYTES
 from spoolway.errors import (
+    DataLossError,
     InvalidArgumentError,
     ResourceExhaustedError,
     SpoolwayError,
@@ -25,8 +26,9 @@ from spoolway.outbox import Outbox
 from spoolway.reports import Report, Reports, Unconfirmed
 from spoolway.runner import Runner
 from spoolway.running import RunningJob, backend_of
-from spoolway.submission import MAX_CONTENT_BYTES
+from spoolway.submission import MAX_INLINE_BYTES
 from spoolway.timing import Backoff, Timing
+from spoolway.transfer import Transfer
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 
@@ -38,6 +40,7 @@ _BEATS_PER_LEASE = 3
 _HEARTBEAT_S = 10.0
 """Where the server does not say."""
 _SHORTEST_HEARTBEAT_S = 0.05
+_BAD_RESULT = (InvalidArgumentError, ResourceExhaustedError, DataLossError)
 
 _log = logging.getLogger("spoolway.spooler")
 
@@ -74,6 +77,7 @@ class Session:
         identity: Identity,
         backends: Iterable[SpooledBackend],
         *,
+        transfer: Transfer,
         timing: Timing,
         now: Callable[[], float],
     ) -> None:
@@ -85,7 +89,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self.outbox = Outbox()
         self.leases = LeaseClock(now)
-        self.runner = Runner(sum(b.concurrency for b in self._backends.values()), self.function_ended)
+        threads = sum(backend.concurrency for backend in self._backends.values())
+        self.runner = Runner(threads, transfer, self.function_ended)
         self.poke = asyncio.Event()
         self.finished = asyncio.Event()
         self.lost = asyncio.Event()
@@ -140,7 +145,7 @@ class Session:
         self._last_beat_at = hello_sent_at
         self._was_unsure = False
         self._was_welcomed = True
-        self.runner.max_result_bytes = welcome.max_inline_bytes or MAX_CONTENT_BYTES
+        self.runner.max_inline_bytes = welcome.max_inline_bytes or MAX_INLINE_BYTES
         self._revoke_all(welcome)
         self.lost.clear()
         self._reports.open()
@@ -240,8 +245,7 @@ class Session:
         """The job's end was refused for good: a bad result becomes a failure, anything else is dropped."""
         if held.token not in self._held or held.end is None:
             return
-        is_bad_result = isinstance(error, InvalidArgumentError | ResourceExhaustedError)
-        if is_bad_result and held.end.HasField("complete"):
+        if isinstance(error, _BAD_RESULT) and held.end.HasField("complete"):
             held.end = held.report()
             held.end.fail.message = f"The server refused the result: {error}"
             self._reports.send(held, Report.END, self._now())

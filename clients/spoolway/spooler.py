@@ -40,10 +40,10 @@ class Spooler:
     that the job is this spooler's.
 
     Run functions take a RunningJob and return the result: what `json.dumps` takes, or a JSON document as text
-    or bytes, at most 2 MiB unless the server is configured otherwise. What they raise fails the job, and
-    nothing else: its owner sees the traceback, or only the message of a JobError; RetryLater lets it run
-    again. Plain functions run in threads of their own, daemons, so that one that hangs in a driver does not
-    keep the process alive; async ones run in the spooler's event loop and must not block it.
+    or bytes; long results are uploaded. What they raise fails the job, and nothing else: its owner sees the
+    traceback, or only the message of a JobError; RetryLater lets it run again. Plain functions run in threads
+    of their own, daemons, so that one that hangs in a driver does not keep the process alive; async ones run
+    in the spooler's event loop and must not block it.
 
     After a cancel (`job.cancelled`), a function that raises or returns None has stopped, and one that returns
     anything else was quicker: its result is sent.

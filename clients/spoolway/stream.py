@@ -5,12 +5,16 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from spoolway.channel import Connection, WorkCall
+from spoolway.channel import Connection
 from spoolway.errors import InternalError, SessionReplacedError, SpoolwayError, UnavailableError
 from spoolway.session import Session
 from spoolway.timing import Timing
 from spoolway.v1 import job_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from spoolway.channel import WorkCall
 
 __all__ = ["StreamEnd", "WorkStream"]
 
@@ -76,7 +80,7 @@ class WorkStream:
                 call.cancel()
         return self._end
 
-    async def _greet(self, call: WorkCall) -> None:
+    async def _greet(self, call: "WorkCall") -> None:
         sent_at, address = self._now(), self._connection.address
         waited_for = "connection"
         try:
@@ -100,7 +104,7 @@ class WorkStream:
         self._session.welcomed(first.welcome, sent_at)
         _log.info("connected to %s as session %s", address, first.welcome.session)
 
-    async def _converse(self, call: WorkCall) -> None:
+    async def _converse(self, call: "WorkCall") -> None:
         reader = asyncio.create_task(self._read(call))
         writer = asyncio.create_task(self._write(call))
         watcher = asyncio.create_task(self._watch())
@@ -120,7 +124,7 @@ class WorkStream:
             if task.done() and not task.cancelled() and self._end.error is None:
                 task.result()
 
-    async def _read(self, call: WorkCall) -> None:
+    async def _read(self, call: "WorkCall") -> None:
         while (message := await self._connection.read(call)) is not None:
             self._heard_at = self._now()
             if message.HasField("goaway"):
@@ -129,7 +133,7 @@ class WorkStream:
             else:
                 self._session.receive(message)
 
-    async def _write(self, call: WorkCall) -> None:
+    async def _write(self, call: "WorkCall") -> None:
         """The one writer. Ends when the outbox is closed and empty, or when the stream breaks."""
         while (message := await self._session.outbox.take()) is not None:
             if not await self._connection.write(call, message):

@@ -12,10 +12,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from spoolway.errors import ContentTooLargeError, InvalidArgumentError
 from spoolway.v1 import job_service_pb2 as pb
 
-__all__ = ["MAX_CONTENT_BYTES", "Content", "SubmitOptions", "batches", "encode_json", "submit_request"]
+__all__ = [
+    "MAX_CONTENT_BYTES",
+    "MAX_INLINE_BYTES",
+    "Content",
+    "SubmitOptions",
+    "batches",
+    "encode_content",
+    "encode_json",
+    "submit_request",
+]
 
-MAX_CONTENT_BYTES = 2 * 1024 * 1024
-"""The server's limit of a job's content and of a result, unless it is configured otherwise."""
+MAX_INLINE_BYTES = 2 * 1024 * 1024
+"""What fits into a message unless the server is configured otherwise; what is longer is uploaded."""
+MAX_CONTENT_BYTES = 32 * 1024 * 1024
+"""The server's limit of a job's content, unless it is configured otherwise."""
 
 MAX_BATCH_JOBS = 1_000
 MAX_BATCH_BYTES = 3 * 1024 * 1024
@@ -61,11 +72,24 @@ def encode_json(value: Content | float | bool | None) -> bytes:
         raise InvalidArgumentError(f"it can't be written as JSON: {error}") from error
 
 
+def encode_content(content: Content, max_bytes: int) -> bytes:
+    """A job's content as it is sent.
+
+    Raises:
+        ContentTooLargeError: it has more than `max_bytes` bytes.
+        InvalidArgumentError: it is not JSON.
+    """
+    encoded = encode_json(content)
+    if len(encoded) > max_bytes:
+        raise _too_large(len(encoded), max_bytes)
+    return encoded
+
+
 def submit_request(
     backend: str,
-    content: Content,
     *,
-    max_bytes: int = MAX_CONTENT_BYTES,
+    content: bytes = b"",
+    upload: pb.Upload | None = None,
     request_id: str | None = None,
     validate_only: bool = False,
     **options: Unpack[SubmitOptions],
@@ -73,16 +97,13 @@ def submit_request(
     """The request for one job; with a random request id where none is given, so that it can be repeated.
 
     Raises:
-        ContentTooLargeError: the content has more than `max_bytes` bytes.
-        InvalidArgumentError: the content is not JSON, or an option has no place in a request.
+        InvalidArgumentError: an option has no place in a request.
     """
-    encoded = encode_json(content)
-    if len(encoded) > max_bytes:
-        raise _too_large(len(encoded), max_bytes)
     try:
         return pb.SubmitJobRequest(
             backend=backend,
-            content=encoded,
+            content=content,
+            content_upload=upload,
             labels=options.get("labels") or {},
             priority=options.get("priority", 0),
             not_before=_timestamp("not_before", options.get("not_before")),
@@ -115,7 +136,7 @@ def batches(requests: Sequence[pb.SubmitJobRequest]) -> Iterator[list[pb.SubmitJ
 def _too_large(size: int, limit: int) -> ContentTooLargeError:
     return ContentTooLargeError(
         f"the content has {size:,} bytes, over the limit of {limit:,}; split the job, or keep the data "
-        "elsewhere and submit where it is. If the server allows more (limits.max_inline_bytes), "
+        "elsewhere and submit where it is. If the server allows more (limits.max_content_bytes), "
         "give max_content_bytes",
         "CONTENT_TOO_LARGE",
         metadata={"limit_bytes": str(limit), "size_bytes": str(size)},

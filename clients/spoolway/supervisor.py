@@ -21,6 +21,7 @@ from spoolway.session import Identity, Session
 from spoolway.settings import Settings
 from spoolway.stream import StreamEnd, WorkStream
 from spoolway.timing import Backoff, Timing
+from spoolway.transfer import Transfer
 from spoolway.v1 import job_service_pb2 as pb
 
 __all__ = ["Supervisor"]
@@ -49,8 +50,10 @@ class Supervisor:
         self._backends = backends
         self._timing = timing
         self._now = now
-        self.session = Session(identity, backends, timing=timing, now=now)
         self._unary = Connection(settings, own_connections=True)
+        # Results are never given up while somebody may want them.
+        transfer = Transfer(self._unary, timing=timing, tries=None)
+        self.session = Session(identity, backends, transfer=transfer, timing=timing, now=now)
         self._delivery = Delivery(self._unary, self.session, timing=timing, now=now)
         self._backoff = Backoff(timing.reconnect_first_s, timing.reconnect_longest_s)
         self._was_welcomed = False

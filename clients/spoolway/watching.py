@@ -41,7 +41,7 @@ async def watch_events(
     request = pb.WatchJobsRequest(names=names, backend=backend)
     empty_streams = 0
     while True:
-        call = connection.watch_jobs(request)
+        call = connection.open(connection.jobs.WatchJobs, request)
         problem: SpoolwayError = UnavailableError(f"{connection.address}: the watch was closed")
         limit_s = timing.first_event_s
         try:

@@ -17,7 +17,7 @@ from spoolway_server.auth import Authenticator, LoopbackAuthenticator
 from spoolway_server.backends import Backends
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings
-from spoolway_server.guard import add_guarded
+from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
@@ -34,8 +34,32 @@ _log = structlog.get_logger(__name__)
 SERVICES = ("spoolway.v1.JobService", "spoolway.v1.StorageAdmin")
 LEAVE_GRACE_S = 5.0
 """What streams get of the grace, to be closed by their clients."""
+LAST_WORD_S = 0.1
+"""What watchers of the health get to be told that it is over."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class _Health(health.aio.HealthServicer):
+    """The health service, whose watchers do not keep the server from stopping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802
+        """Tell each change, until the server stops."""
+        watching = asyncio.create_task(super().Watch(request, context))
+        ended = asyncio.create_task(self.ended.wait())
+        try:
+            await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
+            # The last word, not serving, may be under way.
+            await asyncio.wait({watching}, timeout=LAST_WORD_S)
+            if watching.done():
+                watching.result()
+        finally:
+            ended.cancel()
+            watching.cancel()
 
 
 class SpoolwayServer:
@@ -68,11 +92,16 @@ class SpoolwayServer:
             max_batch=limits.max_batch,
         )
         self._storage_admin = StorageAdmin(storages=self.storages, authenticator=authenticator)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._grpc: grpc.aio.Server | None = None
         self._health_updates: set[asyncio.Task[None]] = set()
         self._draining = False
         self.port = 0
+
+    @property
+    def draining(self) -> bool:
+        """Whether it has begun to stop."""
+        return self._draining
 
     @property
     def address(self) -> str:
@@ -113,6 +142,7 @@ class SpoolwayServer:
         if self._grpc is not None:
             self._job_service.end_waits()
             await self._leave_streams(grace_s)
+            self._health.ended.set()
             await self._grpc.stop(grace_s)
         await self.spoolers.settle()
         await self.storages.stop()
@@ -187,6 +217,8 @@ class SpoolwayServer:
 
     async def _leave_streams(self, grace_s: float) -> None:
         """Tell every stream to leave; `server.stop` alone would let them hang for the whole grace."""
+        # Who comes back at once, as goaway asks for, is to go elsewhere.
+        self.spoolers.draining = True
         for session in list(self.spoolers.sessions.values()):
             session.draining = True
             session.end("DRAINING")

@@ -12,7 +12,7 @@ from spoolway.v1 import job_pb2
 from spoolway_providers import errors as provider_errors
 from spoolway_providers.rules import Refusal
 
-__all__ = ["DOMAIN", "ServiceError", "from_provider_error", "from_refusal"]
+__all__ = ["DOMAIN", "ServiceError", "draining", "from_provider_error", "from_refusal"]
 
 DOMAIN = "spoolway"
 """`domain` of every ErrorInfo."""
@@ -111,6 +111,13 @@ def from_provider_error(error: provider_errors.ProviderError) -> ServiceError:
         retry_after = timedelta(seconds=10)
     facts = {name: getattr(error, name) for name in ("limit", "address") if hasattr(error, name)}
     return ServiceError(code, reason, str(error), metadata=facts, retry_after=retry_after)
+
+
+def draining() -> ServiceError:
+    """The answer of a server that is about to stop."""
+    return ServiceError(
+        grpc.StatusCode.UNAVAILABLE, "DRAINING", "this server is about to stop; try again, perhaps elsewhere"
+    )
 
 
 def from_refusal(refusal: Refusal) -> ServiceError:

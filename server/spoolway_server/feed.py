@@ -180,6 +180,10 @@ class Feed:
                 _log.warning("changes can't be read; trying again", error=str(error))
                 await asyncio.sleep(1)
                 self._dirty.set()
+            except Exception:  # noqa: BLE001  # all who watch wait for this loop: whatever happened, it goes on
+                _log.exception("changes can't be read; trying again")
+                await asyncio.sleep(1)
+                self._dirty.set()
 
     async def _read(self) -> None:
         async with self._lock:

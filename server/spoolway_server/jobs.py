@@ -167,16 +167,29 @@ class Jobs:
             outcomes = await storage.provider.submit(drafts)
         except Uncertain as error:
             storage.report(error)
-            # A repeat with a request id finds what was stored; without one, storing twice is worse.
-            if not all(draft.request_id for draft in drafts):
-                raise
-            outcomes = await storage.provider.submit(drafts)
+            outcomes = await self._submit_again(storage, drafts, error)
         except ProviderError as error:
             storage.report(error)
             raise
         if storage.trouble:
             storage.report(None)
         return [from_provider_error(o) if isinstance(o, ProviderError) else o for o in outcomes]
+
+    @staticmethod
+    async def _submit_again(
+        storage: Storage, drafts: Sequence[Draft], error: Uncertain
+    ) -> list[Job | ProviderError]:
+        """After an unknown outcome: a repeat with a request id finds what was stored.
+
+        Without one, to store it twice would be worse than not to know.
+        """
+        known = [draft for draft in drafts if draft.request_id]
+        try:
+            found = iter(await storage.provider.submit(known) if known else [])
+        except ProviderError:
+            # Whatever it says of the repeat: the first one may have been done.
+            raise error from None
+        return [next(found) if draft.request_id else error for draft in drafts]
 
     # Look
 

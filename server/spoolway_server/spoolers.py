@@ -15,7 +15,7 @@ from spoolway_providers.model import Session as StoredSession
 from spoolway_providers.rules import Resume, SessionGone, Withdraw
 from spoolway_server.auth import Principal
 from spoolway_server.clock import Clock
-from spoolway_server.errors import ServiceError
+from spoolway_server.errors import ServiceError, draining
 from spoolway_server.leases import Update
 from spoolway_server.sessions import Mailbox, Session
 from spoolway_server.storage import Storage
@@ -68,6 +68,8 @@ class Spoolers:
         self._storages = storages
         self.clock = clock
         self.timing = timing
+        self.draining = False
+        """The server is about to stop: no new session."""
         self.sessions: dict[str, Session] = {}
         self._beats: dict[str, int] = {}
         self._renewed_at: dict[str, dict[str, float]] = {}
@@ -107,6 +109,8 @@ class Spoolers:
         It joins no dispatcher yet: `start` does that, once the spooler has been told. A session without a
         stream lives in the storage alone; its calls may come to any replica.
         """
+        if self.draining:
+            raise draining()
         policies = [storage.policy(name) for name, storage in backends.items()]
         stored = StoredSession(
             id=new_token(),

@@ -38,6 +38,7 @@ BACKENDS_FRESH_S = 2.0
 """How long a read of the backends serves, so that another process's change is seen within it."""
 POLL_MAX_S = 30.0
 POLL_MAX_WITHOUT_WAKES_S = 5.0
+FIRST_REOPEN_S = 0.5
 REOPEN_MAX_S = 30.0
 
 
@@ -77,6 +78,7 @@ class Storage:
         self.leases = Leases(self)
         self.reaper = Reaper(self)
         self.opened = asyncio.Event()
+        self._in_trouble = asyncio.Event()
         self._default_policy = policy
         self._backends: dict[str, Backend] = {}
         self._backends_read_at = float("-inf")
@@ -90,10 +92,7 @@ class Storage:
 
     async def start(self) -> None:
         """Open the provider and set the loops going; what can't be opened is tried again and again."""
-        try:
-            await self._open()
-        except ProviderError as error:
-            self.report(error)
+        await self._try()
         self._spawn(self._keep_open())
         self._spawn(self._listen())
         self._spawn(self.feed.run())
@@ -115,9 +114,12 @@ class Storage:
         """Tell how the last call went; None: well. Turns the storage's health."""
         trouble = "" if error is None else str(error) or type(error).__name__
         if bool(trouble) != bool(self.trouble):
-            _log.warning("storage health", storage=self.name, serving=not trouble, trouble=trouble)
+            log = _log.warning if trouble else _log.info
+            log("storage health", storage=self.name, serving=not trouble, trouble=trouble)
         changed = trouble != self.trouble
         self.trouble = trouble
+        if trouble:
+            self._in_trouble.set()
         if changed:
             self.on_health_change()
 
@@ -272,26 +274,35 @@ class Storage:
 
     async def _keep_open(self) -> None:
         """Open what is not open; look after what is in trouble until it answers again."""
-        delay = 0.5
+        delay = FIRST_REOPEN_S
         while True:
             if not self.trouble:
-                delay = 0.5
+                delay = FIRST_REOPEN_S
+                self._in_trouble.clear()
+                await self._in_trouble.wait()
             await asyncio.sleep(delay)
-            if not self.trouble:
-                continue
             delay = min(delay * 2, REOPEN_MAX_S)
-            try:
-                if self.opened.is_set():
-                    await self.provider.backends()
-                    self.report(None)
-                else:
-                    await self._open()
+            if self.trouble and await self._try():
                 self.wake(None)
-            except (Unavailable, LoginRefused, NotOwner) as error:
-                self.report(error)
-            except ProviderError as error:
-                self.report(error)
+
+    async def _try(self) -> bool:
+        """Open it, or ask it something; tells how that went, and returns whether it went well."""
+        try:
+            if self.opened.is_set():
+                await self.provider.backends()
+                self.report(None)
+            else:
+                await self._open()
+        except ProviderError as error:
+            self.report(error)
+            if not isinstance(error, Unavailable | LoginRefused | NotOwner):
                 _log.error("storage can't be used", storage=self.name, error=str(error))
+        except Exception:  # noqa: BLE001  # a fault of the provider, maybe a plug-in's, stays in its storage
+            _log.exception("storage can't be used", storage=self.name)
+            self.report(Unavailable("its provider failed in a way it must not; the server's log has it"))
+        else:
+            return True
+        return False
 
     async def _listen(self) -> None:
         """Wait for hints and pass them on."""
@@ -301,6 +312,10 @@ class Storage:
                 hints = await self.provider.wait(timedelta(seconds=self.poll_max_s))
             except ProviderError as error:
                 self.report(error)
+                await asyncio.sleep(1)
+                continue
+            except Exception:  # noqa: BLE001  # the loop is what wakes all others: whatever happened, it goes on
+                _log.exception("listening failed", storage=self.name)
                 await asyncio.sleep(1)
                 continue
             self.wake(hints)

@@ -12,7 +12,7 @@ from spoolway_providers.errors import CursorTooOld, NotFound
 from spoolway_providers.interface import Query
 from spoolway_providers.model import Job, JobKey
 from spoolway_server.auth import Principal
-from spoolway_server.errors import ServiceError
+from spoolway_server.errors import ServiceError, draining
 from spoolway_server.feed import Subscription
 from spoolway_server.ownership import job_not_found, own_job
 from spoolway_server.storage import Storage
@@ -50,6 +50,9 @@ class Watching:
         deadline = loop.time() + timeout_s
         subscription = await storage.feed.subscribe(keys=[key])
         try:
+            if subscription.ended:
+                # A wait that is under way is answered; a new one would be asked again at once.
+                raise draining()
             job = await own_job(storage, caller, key, name)
             while not _is_awaited(job, etag):
                 left = deadline - loop.time()
@@ -175,7 +178,7 @@ class _Watcher:
         subscription = self._subscription
         jobs, deleted = await subscription.next(BOOKMARK_S)
         if subscription.ended:
-            raise _draining()
+            raise draining()
         fresh = [job for job in jobs if self._shown.get(job.key, 0) < job.revision]
         if subscription.is_drained:
             # From here on the feed offers only what it read after the snapshot.
@@ -199,7 +202,7 @@ class _Watcher:
             opened.cancel()
             ended.cancel()
         if self.storage.feed.ended.is_set():
-            raise _draining()
+            raise draining()
         await self.subscribe()
         self._backlog.extend([_News(news.jobs, news.deleted, news.cursor) async for news in self.first()])
         self._backlog.append(_News([], [], self.cursor))
@@ -273,12 +276,6 @@ def _event(watcher: _Watcher, news: _News, watchers: "list[_Watcher]") -> JobEve
     # Only now: a resume token never covers what was read but not told yet.
     watcher.cursor = news.cursor
     return JobEvent(news.jobs, news.deleted, _token_of(watchers), snapshot=news.snapshot)
-
-
-def _draining() -> ServiceError:
-    return ServiceError(
-        grpc.StatusCode.UNAVAILABLE, "DRAINING", "the server stops; watch again with the last resume_token"
-    )
 
 
 def _is_awaited(job: Job, etag: str) -> bool:

@@ -17,11 +17,7 @@ from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import job_service_pb2_grpc as rpc
 
-_UNARY = {
-    method.name
-    for method in pb.DESCRIPTOR.services_by_name["JobService"].methods
-    if not method.server_streaming
-}
+_METHODS = pb.DESCRIPTOR.services_by_name["JobService"].methods_by_name
 
 PATIENCE_S = 10
 """How long a test waits for what must happen."""
@@ -226,14 +222,22 @@ class FakeServer:
         return self.requests[method]
 
     def __getattr__(self, method: str) -> Any:
-        """Every unary call of the service."""
-        if method not in _UNARY:
+        """Every call of the service but StreamNextJobs."""
+        if method not in _METHODS:
             raise AttributeError(method)
 
-        async def handle(request: Any, context: Any) -> Any:
+        async def stream(request: Any, context: Any) -> None:
+            messages = await self._answer(method, request, context)
+            try:
+                async for message in messages:
+                    await context.write(message)
+            except Refusal as refusal:
+                await refusal.abort(context)
+
+        async def unary(request: Any, context: Any) -> Any:
             return await self._answer(method, request, context)
 
-        return handle
+        return stream if _METHODS[method].server_streaming else unary
 
     async def _answer(self, method: str, request: Any, context: Any) -> Any:
         self.requests.setdefault(method, []).append(request)
@@ -259,14 +263,6 @@ class FakeServer:
         stream = FakeStream()
         self.streams.put_nowait(stream)
         await stream.play(request_iterator, context)
-
-    async def WatchJobs(self, request: Any, context: Any) -> None:  # noqa: N802 - the RPC
-        events = await self._answer("WatchJobs", request, context)
-        try:
-            async for event in events:
-                await context.write(event)
-        except Refusal as refusal:
-            await refusal.abort(context)
 
 
 async def _watch_health(request: bytes, context: Any) -> AsyncIterator[bytes]:

@@ -10,9 +10,13 @@ from spoolway.settings import Settings
 from spoolway.v1 import job_service_pb2 as pb
 
 NEVER_REPEATED = {
-    # Streams resume by themselves; an answer of NextJob that got lost holds a job.
+    # Streams go on by themselves where they broke off; an answer of NextJob that got lost holds a job.
     "StreamNextJobs",
     "WatchJobs",
+    "ReadResult",
+    "ReadContent",
+    "UploadContent",
+    "UploadResult",
     "NextJob",
 }
 

@@ -15,6 +15,8 @@ from spoolway.timing import Backoff
 from spoolway.v1 import job_service_pb2 as pb
 from tests.clients.fake_server import PATIENCE_S, job_name, token
 
+NO_TRANSFER: Any = None
+
 
 def held_job(run: Any = str, job_id: str = "1") -> HeldJob:
     assignment = pb.Assignment(job=job_name(job_id), lease_token=token(job_id), content=b"{}")
@@ -102,11 +104,15 @@ def test_a_result_that_contains_itself_is_a_failure() -> None:
     assert "can't be written as JSON" in end_of_result(held_job(), endless, 1000).fail.message
 
 
-def test_a_result_of_exactly_the_limit_is_sent() -> None:
-    """The limit itself is allowed."""
-    end = end_of_result(held_job(), "x" * 1000, 1000)
+def test_a_result_up_to_the_limit_is_sent_within_the_report() -> None:
+    """Only what does not fit into a message is uploaded."""
+    inline, large = held_job(), held_job()
+    end = end_of_result(inline, "x" * 1000, 1000)
+    end_of_result(large, "x" * 1001, 1000)
 
     assert len(end.complete.result) == 1000
+    assert inline.large_result is None
+    assert large.large_result == b"x" * 1001
 
 
 async def test_every_end_of_a_storm_of_threads_arrives() -> None:
@@ -119,7 +125,7 @@ async def test_every_end_of_a_storm_of_threads_arrives() -> None:
         if len(ends) == 2_000:
             done.set()
 
-    runner = Runner(16, finished)
+    runner = Runner(16, NO_TRANSFER, finished)
     for n in range(2_000):
         runner.start(held_job(lambda job: "{}", str(n)))
     await asyncio.wait_for(done.wait(), PATIENCE_S)
@@ -131,7 +137,7 @@ async def test_every_end_of_a_storm_of_threads_arrives() -> None:
 async def test_idle_threads_end_with_the_runner() -> None:
     """A spooler that has ended leaves no threads behind."""
     ended = asyncio.Event()
-    runner = Runner(3, lambda held, end: ended.set())
+    runner = Runner(3, NO_TRANSFER, lambda held, end: ended.set())
     runner.start(held_job(lambda job: "{}"))
     await ended.wait()
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("spoolway-run")]
@@ -153,7 +159,7 @@ def test_an_end_after_the_spooler_s_end_is_passed_over() -> None:
         go_on.wait(PATIENCE_S)
 
     async def main() -> None:
-        runner = Runner(1, lambda held, end: None)
+        runner = Runner(1, NO_TRANSFER, lambda held, end: None)
         runner.start(held_job(run))
         runner.close()
         await asyncio.to_thread(started.wait, PATIENCE_S)

@@ -27,7 +27,7 @@ class FakeRunner:
 
     def __init__(self) -> None:
         self.started: dict[str, HeldJob] = {}
-        self.max_result_bytes = 0
+        self.max_inline_bytes = 0
 
     def start(self, held: HeldJob) -> None:
         self.started[held.job.id] = held
@@ -45,7 +45,8 @@ class Bench:
             name="echo", config=b"{}", storage="", run=str, is_async=is_async, concurrency=concurrency
         )
         identity = Identity(spooler_id="lab-1", instance_id="i1", sdk="test")
-        self.session = Session(identity, [backend], timing=Timing(), now=self.clock)
+        no_transfer: Any = None
+        self.session = Session(identity, [backend], transfer=no_transfer, timing=Timing(), now=self.clock)
         self.runner = FakeRunner()
         self.session.runner = self.runner  # type: ignore[assignment] # the same two methods
 

@@ -25,7 +25,7 @@ def sync_server() -> Iterator[FakeServer]:
     """A server in a thread of its own, as the blocking client would block its loop."""
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # noise of gRPC where two loops run
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     running = fake_server()
     yield asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result()

@@ -69,6 +69,20 @@ async def test_many_jobs_go_all_the_way() -> None:
     assert results == [{"echo": {"n": n}} for n in range(200)]
 
 
+async def test_long_contents_and_results_go_all_the_way() -> None:
+    """What does not fit into a message is uploaded, run and read without a word from the user."""
+    text = "x" * (3 * 1024 * 1024)
+    async with (
+        serving() as address,
+        JobClient(address, user="ada") as client,
+        at_work(make_spooler(address, echo)),
+    ):
+        await registered(client)
+        job = await client.submit("echo", {"text": text})
+
+        assert await job.result(timeout=30) == {"echo": {"text": text}}
+
+
 async def test_errors_of_a_real_server_have_their_classes() -> None:
     """What the server refuses arrives as the class that says why."""
     async with serving() as address, JobClient(address, user="ada") as client:

@@ -5,6 +5,7 @@ itself: so this import comes first. The process starts with the first account th
 """
 
 import atexit
+import base64
 import json
 import os
 import secrets
@@ -38,22 +39,28 @@ def _free_port() -> int:
         return port
 
 
-if "dropbox" in sys.modules:  # pragma: no cover - a mistake in the tests
-    raise ImportError("import tests.dropbox_emulator before dropbox, which reads its hosts only once")
+_IN_USE = "SPOOLWAY_DROPBOX_EMULATOR"
+"""Set for the processes that a test starts: they use its emulator."""
 
-_PORT = _free_port()
-_FOLDER = tempfile.TemporaryDirectory(prefix="spoolway-dropbox-")
-_CA = Path(_FOLDER.name) / "ca.pem"
-for _name in ("DROPBOX_API_HOST", "DROPBOX_API_CONTENT_HOST", "DROPBOX_API_NOTIFY_HOST"):
-    os.environ[_name] = f"127.0.0.1:{_PORT}"
-os.environ["REQUESTS_CA_BUNDLE"] = str(_CA)
+if _IN_USE in os.environ:
+    _PORT, _FOLDER = int(os.environ[_IN_USE]), None
+else:
+    if "dropbox" in sys.modules:  # pragma: no cover - a mistake in the tests
+        raise ImportError("import tests.dropbox_emulator before dropbox, which reads its hosts only once")
+    _PORT, _FOLDER = _free_port(), tempfile.TemporaryDirectory(prefix="spoolway-dropbox-")
+    os.environ[_IN_USE] = str(_PORT)
+    for _name in ("DROPBOX_API_HOST", "DROPBOX_API_CONTENT_HOST", "DROPBOX_API_NOTIFY_HOST"):
+        os.environ[_name] = f"127.0.0.1:{_PORT}"
+    os.environ["REQUESTS_CA_BUNDLE"] = str(Path(_FOLDER.name) / "ca.pem")
 
 
 @cache
 def _start() -> ssl.SSLContext:
     """Start the process, once; what its caller needs to trust it."""
+    assert _FOLDER is not None, "the process that runs the test starts it"
+    ca = Path(_FOLDER.name) / "ca.pem"
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(_CA))
+    authority.cert_pem.write_to_path(str(ca))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
         str(Path(_FOLDER.name) / "server.pem")
     )
@@ -65,7 +72,7 @@ def _start() -> ssl.SSLContext:
     while True:
         try:
             socket.create_connection(("127.0.0.1", _PORT)).close()
-            return ssl.create_default_context(cafile=str(_CA))
+            return ssl.create_default_context(cafile=str(ca))
         except ConnectionRefusedError:
             if monotonic() > until or process.poll() is not None:
                 raise
@@ -75,7 +82,8 @@ def _start() -> ssl.SSLContext:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-    _FOLDER.cleanup()
+    if _FOLDER is not None:
+        _FOLDER.cleanup()
 
 
 def make_account() -> "DropboxAccount":
@@ -126,9 +134,14 @@ class DropboxAccount:
         """Forget all planned faults."""
         self.control(clear_faults=True)
 
-    def put(self, files: Mapping[str, str]) -> None:
-        """Files that another program writes."""
-        self.control(put=dict(files))
+    def put(self, files: Mapping[str, str]) -> dict[str, str]:
+        """Files that another program writes; the rev of each."""
+        revs: dict[str, str] = self.control(put=dict(files)).get("revs", {})
+        return revs
+
+    def put_bytes(self, path: str, data: bytes) -> None:
+        """A file that is no text."""
+        self.control(put={path: base64.b64encode(data).decode()}, base64=True)
 
     def delete(self, paths: Iterable[str]) -> None:
         """Files that another program removes."""

@@ -79,7 +79,7 @@ def content_hash(data: bytes) -> str:
 class Namespace:
     """All files of one account."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: str) -> None:
         self.nodes: dict[str, Node] = {}
         self.uploads: dict[str, Upload] = {}
         self.journal: list[tuple[str, str]] = []
@@ -89,6 +89,11 @@ class Namespace:
         """How long a write keeps the namespace locked."""
         self.write_patience_s = 10.0
         """How long a write waits for the lock."""
+        self.is_full = False
+        """No space is left."""
+        self.most_writers = 0
+        """Writes that wanted the lock at once, at most."""
+        self._writers = 0
         self._lock = threading.RLock()
         self._writing = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -190,6 +195,18 @@ class Namespace:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the namespace's write lock."""
+        with self._lock:
+            self._writers += 1
+            self.most_writers = max(self.most_writers, self._writers)
+        try:
+            with self._locked():
+                yield
+        finally:
+            with self._lock:
+                self._writers -= 1
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         if not self._writing.acquire(timeout=self.write_patience_s):
             raise TooManyWrites
         try:
@@ -219,6 +236,8 @@ class Namespace:
             raise Refused(*wrap, "conflict", conflict)
         if same and old is not None:
             return old
+        if self.is_full:
+            raise Refused(*wrap, "insufficient_space")
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         node = Node(
             path=old.path if old else path,

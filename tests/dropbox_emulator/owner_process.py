@@ -20,7 +20,6 @@ TIMINGS = Timings(
     stop_after_s=0.6,
     take_over_after_s=1.5,
     patience_s=2.0,
-    claim_record_after_s=0.1,
     care_every_s=0.02,
     place_after_s=0.05,
     amnesty_s=0.0,

@@ -5,6 +5,7 @@
 Accounts are made by the control call; each has a refresh token of its own, and access tokens name it.
 """
 
+import base64
 import json
 import secrets
 import socket
@@ -12,7 +13,6 @@ import ssl
 import struct
 import sys
 import threading
-from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic, sleep
@@ -38,12 +38,10 @@ class Account:
         self.token_life_s = 14_400.0
         self.tokens: dict[str, float] = {}
         self.latency_s = 0.0
-        self.namespace = Namespace()
+        self.namespace = Namespace(refresh_token)
         self.routes = Routes(self.namespace)
         self.faults = FaultPlan()
         self.calls: list[tuple[str, int]] = []
-        self.in_flight: Counter[str] = Counter()
-        self.most_in_flight: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def new_token(self) -> Json:
@@ -61,15 +59,6 @@ class Account:
     def log(self, route: str, status: int) -> None:
         with self._lock:
             self.calls.append((route, status))
-
-    def enter(self, route: str) -> None:
-        with self._lock:
-            self.in_flight[route] += 1
-            self.most_in_flight[route] = max(self.most_in_flight[route], self.in_flight[route])
-
-    def leave(self, route: str) -> None:
-        with self._lock:
-            self.in_flight[route] -= 1
 
 
 class Broken(Exception):
@@ -120,11 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Answer(431, "the header is too large")
         arg = json.loads(header if header is not None else body or b"null") or {}
         account = self._account(name, arg)
-        account.enter(name)
-        try:
-            status, answer = self._serve(account, name, arg, body if header is not None else b"")
-        finally:
-            account.leave(name)
+        status, answer = self._serve(account, name, arg, body if header is not None else b"")
         account.log(name, status)
         raise answer
 
@@ -228,14 +213,16 @@ class Handler(BaseHTTPRequestHandler):
             account.namespace.reset_cursors()
         if command.get("expire_tokens"):
             account.tokens = dict.fromkeys(account.tokens, 0.0)
+        answer: Json = {"calls": account.calls, "most_writers": account.namespace.most_writers}
         with account.namespace.writing():
             for path, text in command.get("put", {}).items():
-                account.namespace.put({"path": path, "mode": "overwrite"}, text.encode())
+                data = base64.b64decode(text) if command.get("base64") else text.encode()
+                node = account.namespace.put({"path": path, "mode": "overwrite"}, data)
+                answer.setdefault("revs", {})[path] = node.rev
             for path in command.get("delete", ()):
                 account.namespace.delete(path, None)
             for source, target in command.get("move", {}).items():
                 account.namespace.move({"from_path": source, "to_path": target})
-        answer: Json = {"calls": account.calls, "most_in_flight": account.most_in_flight}
         if command.get("tree"):
             answer["tree"] = {
                 node.path: node.content.decode("latin-1")
@@ -243,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
                 if node.content is not None
             }
         if command.get("forget_calls"):
-            account.calls = []
+            account.calls, account.namespace.most_writers = [], 0
         raise Answer(200, answer)
 
     # HTTP

@@ -6,8 +6,10 @@ restart it, or need it alone.
 """
 
 import asyncio
+import gc
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -76,10 +78,22 @@ class StandIn(MongoServer):
 
     def kill(self) -> None:
         """End it without a goodbye, and wait until it is gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it so that all is kept, users too."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            process.send_signal(how)
             process.wait(20)
+
+    def start_again(self, *flags: str) -> None:
+        """Start it on the same address and folder, with these flags from now on."""
+        self._flags = flags
+        self.start()
 
 
 def _free_port() -> int:
@@ -87,6 +101,18 @@ def _free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+DRIVERS_LEFTOVERS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""For tests that end while no server answers: the driver, stopped while it connects, leaves its socket to the
+garbage collector, which warns of it."""
+
+
+@pytest.fixture
+def leftovers() -> Iterator[None]:
+    """Collect the driver's leftovers here, where they are known, and not in a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

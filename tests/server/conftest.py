@@ -1,7 +1,8 @@
 """The server's core in tests: real, on a free port, over memory and over SQLite."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -27,14 +28,18 @@ def storage_type(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def storage_settings(storage_type: str, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+def storage_settings(storage_type: str, tmp_path: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
     """The configuration of a storage by its name."""
+    # A disk in memory where there is one: these tests are not about the disk, and it may be slow.
+    memory_disk = Path("/dev/shm")  # noqa: S108  # a folder of its own is made in it
+    parent = memory_disk if memory_disk.is_dir() else tmp_path
+    with TemporaryDirectory(prefix="spoolway-test-", dir=parent) as folder:
 
-    def settings(name: str) -> dict[str, Any]:
-        login = {"path": str(tmp_path / f"{name}.sqlite")} if storage_type == "sqlite" else {}
-        return {"type": storage_type, "login": login}
+        def settings(name: str) -> dict[str, Any]:
+            login = {"path": f"{folder}/{name}.sqlite"} if storage_type == "sqlite" else {}
+            return {"type": storage_type, "login": login}
 
-    return settings
+        yield settings
 
 
 @pytest.fixture

@@ -187,6 +187,13 @@ class FakeSpooler:
             if answer.acked_sequence >= sequence:
                 return answer
 
+    async def settled(self) -> None:
+        """Wait until the server has answered everything that was sent; also where no session is any more."""
+        self._sequence += 1
+        nobody = pb.LeaseUpdate(sequence=self._sequence, job="nobody", lease_token="none")
+        await self.send(updates=pb.LeaseUpdates(updates=[nobody]))
+        await self.confirmed(self._sequence)
+
     async def send_beat(self) -> int:
         """Send a sign of life and return its number."""
         self._sequence += 1

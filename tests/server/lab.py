@@ -42,6 +42,11 @@ class Caller:
             raise AttributeError(rpc)
         return partial(getattr(stub, rpc), metadata=self._metadata)
 
+    async def first(self, rpc: str, request: Any) -> Any:
+        """The answer of a call; of one that answers in a stream the first."""
+        call = getattr(self, rpc)(request)
+        return await (call.read() if isinstance(call, grpc.aio.UnaryStreamCall) else call)
+
     async def register(self, backend: str = "sim", config: bytes = b"{}", **fields: Any) -> job_pb2.Backend:
         """Register a backend."""
         request = pb.RegisterBackendRequest(backend=backend, config=config, **fields)

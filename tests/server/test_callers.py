@@ -51,7 +51,7 @@ async def test_f14_every_call_needs_a_user(lab: Lab, method: Any) -> None:
         ), name
 
 
-@pytest.mark.parametrize("rpc", ["GetJob", "GetStatus", "WaitJob", "GetResult", "CancelJob"])
+@pytest.mark.parametrize("rpc", ["GetJob", "GetStatus", "WaitJob", "GetResult", "ReadResult", "CancelJob"])
 @pytest.mark.parametrize("short", [False, True], ids=["name", "bare id"])
 async def test_f14_a_job_of_another_looks_like_a_missing_one(
     lab: Lab, alice: Caller, bob: Caller, rpc: str, short: bool
@@ -62,9 +62,9 @@ async def test_f14_a_job_of_another_looks_like_a_missing_one(
     make = getattr(pb, f"{rpc}Request")
     name = job.id if short else job.name
 
-    refused = await refusal(getattr(bob, rpc)(make(name=name)))
+    refused = await refusal(bob.first(rpc, make(name=name)))
 
-    absent = await refusal(getattr(bob, rpc)(make(name=name.replace(job.id, missing))))
+    absent = await refusal(bob.first(rpc, make(name=name.replace(job.id, missing))))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
     assert refused.fields == ("name",)
     assert refused.message.replace(job.id, missing) == absent.message
@@ -101,7 +101,7 @@ async def test_f14_lists_and_watches_show_only_own_jobs(alice: Caller, bob: Call
     assert [job.name for job in await bob.all_jobs()] == [theirs.name]
 
 
-@pytest.mark.parametrize("rpc", ["CompleteJob", "FailJob", "ReleaseJob"])
+@pytest.mark.parametrize("rpc", ["CompleteJob", "FailJob", "ReleaseJob", "ReadContent"])
 async def test_f14_a_lease_needs_its_token(alice: Caller, spooler: FakeSpooler, rpc: str) -> None:
     """Without the token of its lease nobody reports about a job, its owner neither."""
     job = await alice.submit()
@@ -110,7 +110,7 @@ async def test_f14_a_lease_needs_its_token(alice: Caller, spooler: FakeSpooler, 
     result = {"result": b"{}"} if rpc == "CompleteJob" else {}
 
     for caller in (alice, spooler.calls):
-        wrong = await refusal(getattr(caller, rpc)(make(job=job.name, lease_token="0" * 32, **result)))
+        wrong = await refusal(caller.first(rpc, make(job=job.name, lease_token="0" * 32, **result)))
         assert (wrong.code, wrong.reason) == (
             grpc.StatusCode.FAILED_PRECONDITION,
             "LEASE_SUPERSEDED",
@@ -119,14 +119,14 @@ async def test_f14_a_lease_needs_its_token(alice: Caller, spooler: FakeSpooler, 
     assert one.lease_token not in str(await alice.job(job.name))
 
 
-@pytest.mark.parametrize("rpc", ["CompleteJob", "FailJob", "ReleaseJob"])
+@pytest.mark.parametrize("rpc", ["CompleteJob", "FailJob", "ReleaseJob", "ReadContent"])
 async def test_reports_about_a_missing_job_say_so(alice: Caller, rpc: str) -> None:
     """A report about a job that does not exist is NOT_FOUND with the reason of every other call."""
     make = getattr(pb, f"{rpc}Request")
     result = {"result": b"{}"} if rpc == "CompleteJob" else {}
     name = f"backends/sim/jobs/{'0' * 24}"
 
-    refused = await refusal(getattr(alice, rpc)(make(job=name, lease_token="0" * 32, **result)))
+    refused = await refusal(alice.first(rpc, make(job=name, lease_token="0" * 32, **result)))
 
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
 

@@ -164,7 +164,7 @@ def test_jobs_are_ones_own(lab):
     [
         (["submit", "-", "-b", "nolamp"], "{}", ExitCode.NOT_FOUND),
         (["submit", "-", "-b", "lamp"], "{nonsense", ExitCode.REFUSED),
-        (["submit", "-", "-b", "lamp"], json.dumps({"a": "x" * 3_000_000}), ExitCode.REFUSED),
+        (["submit", "-", "-b", "lamp"], "[" * 200 + "]" * 200, ExitCode.REFUSED),
         (["status", "backends/lamp/jobs/000000000000000000000000"], "", ExitCode.NOT_FOUND),
         (["storage", "test", "attic"], "", ExitCode.NOT_FOUND),
         (["status", "x", "--ca", "no-such-file"], "", ExitCode.USAGE),

@@ -100,7 +100,7 @@ def test_the_protos_import_no_google_rpc() -> None:
     imports = {
         name
         for path in protos.glob("*.proto")
-        for name in re.findall(r'^import "(.*)";', path.read_text(), re.M)
+        for name in re.findall(r'^import "(.*)";', path.read_text(), re.MULTILINE)
     }
 
     assert imports

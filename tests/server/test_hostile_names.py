@@ -84,7 +84,7 @@ def extend(**lease: str) -> pb.ExtendLeasesRequest:
 
 PLACES = [
     Place("SubmitJob", "backend", [*HOSTILE, "", "Sim"], lambda name: pb.SubmitJobRequest(backend=name)),
-    *(job_place(rpc) for rpc in ("GetJob", "GetStatus", "WaitJob", "GetResult", "CancelJob")),
+    *(job_place(rpc) for rpc in ("GetJob", "GetStatus", "WaitJob", "GetResult", "ReadResult", "CancelJob")),
     Place("ListJobs", "backend", [*HOSTILE, "Sim"], lambda name: pb.ListJobsRequest(backend=name)),
     Place("GetBackend", "name", [*HOSTILE, "", "Sim"], lambda name: pb.GetBackendRequest(name=name)),
     Place("NextJob", "spooler_id", [*HOSTILE, ""], lambda name: next_job(spooler_id=name)),
@@ -94,6 +94,25 @@ PLACES = [
     *report_places("CompleteJob"),
     *report_places("FailJob"),
     *report_places("ReleaseJob"),
+    *report_places("ReadContent"),
+    Place(
+        "GetUpload", "backend", [*HOSTILE, ""], lambda name: pb.GetUploadRequest(upload=TOKEN, backend=name)
+    ),
+    Place(
+        "GetUpload", "upload", HOSTILE_TOKENS, lambda name: pb.GetUploadRequest(upload=name, backend="sim")
+    ),
+    Place(
+        "GetUpload",
+        "job",
+        [name for name in HOSTILE_JOBS if name],
+        lambda name: pb.GetUploadRequest(job=name, lease_token=TOKEN),
+    ),
+    Place(
+        "GetUpload",
+        "lease_token",
+        HOSTILE_TOKENS,
+        lambda token: pb.GetUploadRequest(job=JOB, lease_token=token),
+    ),
     Place("ExtendLeases", "session", HOSTILE_TOKENS, lambda token: pb.ExtendLeasesRequest(session=token)),
     Place("ExtendLeases", "leases.job", HOSTILE_JOBS, lambda name: extend(job=name, lease_token=TOKEN)),
     Place("ExtendLeases", "leases.lease_token", HOSTILE_TOKENS, lambda t: extend(job=JOB, lease_token=t)),
@@ -120,7 +139,7 @@ async def test_f11_a_hostile_name_is_refused_before_it_is_used(lab: Lab, place: 
     alice = lab.caller()
 
     for name in place.names:
-        refused = await refusal(getattr(alice, place.rpc)(place.request(name)))
+        refused = await refusal(alice.first(place.rpc, place.request(name)))
         assert (refused.code, refused.fields) == (
             grpc.StatusCode.INVALID_ARGUMENT,
             (place.field,),

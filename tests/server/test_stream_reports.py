@@ -97,6 +97,7 @@ async def test_a_repeated_report_is_answered_like_the_first(
     assert await alice.job(job.name) == once
 
 
+@pytest.mark.parametrize("storage_type", ["memory"], indirect=True)
 @pytest.mark.parametrize("kind", REPORTS)
 @pytest.mark.parametrize("end", ["fail", "release", "complete"])
 async def test_a_report_about_an_attempt_that_has_ended_is_refused(
@@ -117,6 +118,7 @@ async def test_a_report_about_an_attempt_that_has_ended_is_refused(
     assert await alice.job(job.name) == ended
 
 
+@pytest.mark.parametrize("storage_type", ["memory"], indirect=True)
 @pytest.mark.parametrize("kind", REPORTS)
 async def test_a_report_with_a_wrong_token_is_refused(alice: Caller, spooler: FakeSpooler, kind: str) -> None:
     """A report with a token that the job never had is LEASE_SUPERSEDED and changes nothing."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from spoolway_providers.dropbox_storage.client import Client, FileInfo
 from spoolway_providers.dropbox_storage.faults import (
+    CallFailed,
     LostAnswer,
     NotDone,
     PathMissing,
@@ -39,6 +40,8 @@ class Calls:
         self.fence: Callable[[], None] = _no_fence
         self.counters: Counter[str] = Counter()
         """Calls by name, `lost_answers`, and each kind of limit that was met."""
+        self.is_answering = True
+        """Whether Dropbox has answered the last call."""
         self._threads = Pool("dropbox", CONNECTIONS)
         self._waiters = Pool("dropbox-longpoll", 2)
         self._silent_until = 0.0
@@ -77,18 +80,36 @@ class Calls:
         await self._be_silent()
         self.counters[name or function.__name__] += 1
         try:
-            return await self._threads.run(lambda: function(*arguments), limit_s=self.timings.call_limit_s)
-        except TooManyRequests as error:
-            self.counters["too_many_requests"] += 1
-            silence_s = error.retry_after_s * (1 + 0.2 * random.random())  # noqa: S311 - jitter, no secret
-            self._silent_until = max(self._silent_until, self.monotonic() + silence_s)
+            result = await self._threads.run(lambda: function(*arguments), limit_s=self.timings.call_limit_s)
+        except (NotDone, LostAnswer) as error:
+            self._note_failure(error)
             raise
-        except TooManyWrites:
-            self.counters["too_many_write_operations"] += 1
+        except CallFailed:
+            self.is_answering = True
             raise
-        except LostAnswer:
-            self.counters["lost_answers"] += 1
-            raise
+        self.is_answering = True
+        return result
+
+    def _note_failure(self, error: NotDone | LostAnswer) -> None:
+        self.is_answering = isinstance(error, TooManyWrites)
+        match error:
+            case TooManyRequests():
+                self.counters["too_many_requests"] += 1
+                silence_s = error.retry_after_s * (1 + 0.2 * random.random())  # noqa: S311 - no secret
+                self._silent_until = max(self._silent_until, self.monotonic() + silence_s)
+            case TooManyWrites():
+                self.counters["too_many_write_operations"] += 1
+            case LostAnswer():
+                self.counters["lost_answers"] += 1
+
+    async def check(self, path: str) -> None:
+        """Raise Unavailable if Dropbox did not answer the last call, and still does not."""
+        if self.is_answering:
+            return
+        try:
+            await self.once(self.client.metadata, path)
+        except (NotDone, LostAnswer) as error:
+            raise unavailable(error) from error
 
     async def longpoll(self, cursor: str) -> tuple[bool, float]:
         """Wait for a change after the cursor, in a thread of its own."""

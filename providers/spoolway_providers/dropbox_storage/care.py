@@ -86,7 +86,6 @@ class Care:
         tenure = self._tenure
         now = tenure.calls.monotonic()
         await self._settle_doubts()
-        self._end_amnesty(now)
         await self._write(self._due_statuses(now))
         since = min(tenure.misplaced.values(), default=now)
         if now - since >= tenure.timings.place_after_s:
@@ -149,15 +148,6 @@ class Care:
             tenure.doubts.discard(entry.key)
             tenure.index.release(entry)
             tenure.note_place(entry)
-
-    def _end_amnesty(self, now: float) -> None:
-        tenure = self._tenure
-        if not tenure.embargoed or now < tenure.amnesty_ends_at:
-            return
-        for entry in self._entries(tenure.embargoed):
-            tenure.index.release(entry)
-            tenure.note_place(entry)
-        tenure.embargoed.clear()
 
     async def _clear(self) -> None:
         """Remove what nobody needs."""

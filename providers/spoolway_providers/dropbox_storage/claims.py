@@ -1,8 +1,7 @@
-"""Claims: the first files of the queue move to the running ones; with that they are ours to give.
+"""Claims: the first files of the queue move to the running ones, and then their statuses name who has them.
 
-The claim's token is in memory at first, as the sessions are. It is written with the accept, or a little
-later if that does not come: a job that lies among the running ones with a status that says QUEUED was given
-to nobody who runs it, and returns.
+The move keeps spoolers of today's systems off; the status, by its rev, is the commit. A job that lies
+among the running ones with a status that says QUEUED was given to nobody, and returns.
 """
 
 import asyncio
@@ -12,15 +11,16 @@ import msgspec
 
 from spoolway_providers import rules
 from spoolway_providers.dropbox_storage.blobs import read_whole
-from spoolway_providers.dropbox_storage.entries import Entry
-from spoolway_providers.dropbox_storage.names import Place, rank_of
+from spoolway_providers.dropbox_storage.commits import write_status
+from spoolway_providers.dropbox_storage.entries import Entry, QueuePlace
+from spoolway_providers.dropbox_storage.names import Place
 from spoolway_providers.dropbox_storage.placing import bring, spoil
 from spoolway_providers.dropbox_storage.reading import Reader
 from spoolway_providers.dropbox_storage.submits import trouble_of
 from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.errors import Corrupt, NotFound, ProviderError, Uncertain
 from spoolway_providers.interface import Claimed, Order
-from spoolway_providers.model import Policy, State
+from spoolway_providers.model import Job, Policy, State
 
 __all__ = ["claim"]
 
@@ -41,15 +41,20 @@ async def claim(tenure: Tenure, reader: Reader, backend: str, orders: Sequence[O
         heads = tenure.index.reserve_heads(backend, len(wanted))
         if not heads:
             break
-        outcomes = await asyncio.gather(*(_make_ready(tenure, reader, entry) for entry in heads))
+        outcomes = await asyncio.gather(*(_make_ready(tenure, reader, *head) for head in heads))
         wanted = [order for order in wanted if tenure.sessions.is_live(order.session)]
-        for outcome in outcomes:
-            if isinstance(outcome, _Ready):
-                claimed += _give(tenure, outcome, wanted)
-        trouble = trouble_of([o for o in outcomes if o is not None])
-        if trouble is not None and not claimed:
-            raise trouble
-        if any(isinstance(outcome, ProviderError) for outcome in outcomes):
+        ready = [outcome for outcome in outcomes if isinstance(outcome, _Ready)]
+        given, wanted = wanted[: len(ready)], wanted[len(ready) :]
+        for one in ready[len(given) :]:
+            _let_go(tenure, one.entry)
+        answers = await asyncio.gather(
+            *(_give(tenure, reader, *pair) for pair in zip(ready, given, strict=False))
+        )
+        claimed += [answer for answer in answers if isinstance(answer, Claimed)]
+        failed = [one for one in (*outcomes, *answers) if isinstance(one, ProviderError)]
+        if failed and not claimed:
+            raise trouble_of(failed) or failed[0]
+        if failed:
             break
     return claimed
 
@@ -59,12 +64,14 @@ def _policy(tenure: Tenure, backend: str) -> Policy:
     return (known and known.policy) or Policy()
 
 
-async def _make_ready(tenure: Tenure, reader: Reader, entry: Entry) -> _Ready | ProviderError | None:
+async def _make_ready(
+    tenure: Tenure, reader: Reader, entry: Entry, place: QueuePlace
+) -> _Ready | ProviderError | None:
     """Lock a reserved job and bring its file to the running ones; None: it can't be claimed by now."""
     await entry.lock.acquire()
     ready: _Ready | ProviderError | None = None
     try:
-        ready = await _try_ready(tenure, reader, entry)
+        ready = await _try_ready(tenure, reader, entry, place)
     except ProviderError as error:
         ready = error
         if isinstance(error, Uncertain):
@@ -75,14 +82,11 @@ async def _make_ready(tenure: Tenure, reader: Reader, entry: Entry) -> _Ready | 
     return ready
 
 
-async def _try_ready(tenure: Tenure, reader: Reader, entry: Entry) -> _Ready | None:
-    place = None if entry.job is None else (entry.job.rank, entry.job.seq)
+async def _try_ready(tenure: Tenure, reader: Reader, entry: Entry, place: QueuePlace) -> _Ready | None:
     await reader.ensure(entry)
     job = entry.job
-    if job is None or job.state is not State.QUEUED:
-        return None
-    if place is None and (job.rank, job.seq) != _place_by_name(entry):
-        # It was sent to run again: its place is further back than its name says.
+    # One that was sent to run again has its place further back than its name says.
+    if job is None or job.state is not State.QUEUED or (job.rank, job.seq, job.key) != place:
         return None
     if not await bring(tenure, entry, Place.RUNNING):
         return None
@@ -96,35 +100,30 @@ async def _try_ready(tenure: Tenure, reader: Reader, entry: Entry) -> _Ready | N
     return _Ready(entry, content)
 
 
-def _place_by_name(entry: Entry) -> tuple[int, int]:
-    return rank_of(entry.seq), entry.seq
-
-
 def _let_go(tenure: Tenure, entry: Entry) -> None:
     if entry.doubted:
         # Where its file lies is looked up before anybody can have it.
         tenure.doubts.add(entry.key)
-    elif entry.key not in tenure.embargoed:
+    else:
         tenure.index.release(entry)
     tenure.note_place(entry)
     entry.lock.release()
 
 
-def _give(tenure: Tenure, ready: _Ready, wanted: list[Order]) -> list[Claimed]:
-    """Give a job to the first of the orders, which is used up; without one it goes back."""
+async def _give(
+    tenure: Tenure, reader: Reader, ready: _Ready, order: Order
+) -> Claimed | ProviderError | None:
+    """Write into a job's status whose it is, and unlock it; None: it has changed meanwhile."""
     entry = ready.entry
-    if not wanted or entry.job is None:
-        _let_go(tenure, entry)
-        return []
-    order = wanted.pop(0)
     event = rules.Claim(order.token, order.session, order.spooler)
-    job = rules.decide(entry.job, event, tenure.clock(), _policy(tenure, entry.key.backend))
-    if isinstance(job, rules.Refusal):  # pragma: no cover - a queued job can always be claimed
+    job = entry.job and rules.decide(entry.job, event, tenure.clock(), _policy(tenure, entry.key.backend))
+    try:
+        if not isinstance(job, Job) or not await write_status(tenure, reader, entry, job):
+            return None
+        entry.reserved = False
+        tenure.index.put(entry, job)
+        return Claimed(job, ready.content)
+    except ProviderError as error:
+        return error
+    finally:
         _let_go(tenure, entry)
-        return []
-    entry.reserved = False
-    tenure.index.put(entry, job)
-    tenure.write_later(entry, tenure.timings.claim_record_after_s)
-    tenure.note_place(entry)
-    entry.lock.release()
-    return [Claimed(job, ready.content)]

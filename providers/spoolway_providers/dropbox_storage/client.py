@@ -1,6 +1,7 @@
 """The seam to Dropbox's SDK: blocking calls in our words."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -71,10 +72,10 @@ class Commit(msgspec.Struct, frozen=True):
 class _Sdk(dropbox.Dropbox):  # type: ignore[misc]
     """The SDK's client, which refreshes its token once where many threads want to."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         self._refreshing = threading.RLock()
         self._seen = threading.local()
-        super().__init__(**options)
+        super().__init__(*arguments, **options)
 
     def check_and_refresh_access_token(self) -> None:
         with self._refreshing:
@@ -93,6 +94,8 @@ class Client:
     """Blocking calls to one account; each one is one call, and raises CallFailed or LoginRefused."""
 
     def __init__(self, login: Login, *, connections: int, timeout_s: float) -> None:
+        # It tells of each call, at a level at which nobody wants to know.
+        logging.getLogger("dropbox").setLevel(logging.WARNING)
         self._session = dropbox.create_session(max_connections=connections)
         self._sdk = _Sdk(
             app_key=login.app_key,

@@ -19,6 +19,8 @@ from spoolway_providers.model import Job
 __all__ = ["commit", "write_status"]
 
 Answer = Job | ProviderError
+_TRIES = 3
+"""Of a write before which another program wrote, but nothing that counts."""
 
 
 async def commit(tenure: Tenure, reader: Reader, changes: Sequence[Change]) -> list[Answer]:
@@ -77,19 +79,24 @@ async def write_status(tenure: Tenure, reader: Reader, entry: Entry, job: Job) -
     Returns:
         False if another program wrote it meanwhile: the job is then what became of it.
     """
-    known = tenure.mirror.get(entry.status_path)
-    data = encode_status(job, tenure.nonce)
-    try:
-        await tenure.writer.put(entry.status_path, data, known.rev if known else ADD)
-    except (PathConflict, PathMissing):
-        entry.doubted = True
-        await reader.ensure(entry)
-        return False
-    except Uncertain:
-        entry.doubted = True
-        raise
-    tenure.note_written(entry)
-    return True
+    data = encode_status(job, tenure.nonce, entry.fingerprint)
+    for _ in range(_TRIES):
+        known = tenure.mirror.get(entry.status_path)
+        try:
+            await tenure.writer.put(entry.status_path, data, known.rev if known else ADD)
+        except (PathConflict, PathMissing):
+            before = entry.job
+            entry.doubted = True
+            await reader.ensure(entry)
+            if entry.job != before:
+                return False
+        except Uncertain:
+            entry.doubted = True
+            raise
+        else:
+            tenure.note_written(entry)
+            return True
+    return False
 
 
 async def _store_result(tenure: Tenure, entry: Entry, change: Change) -> ProviderError | None:
@@ -109,7 +116,7 @@ async def _store_result(tenure: Tenure, entry: Entry, change: Change) -> Provide
     path = tenure.result_path(entry)
     uploaded = await tenure.staging.upload(ref) if data is None else None
     digest = content_hash([data]) if data is not None else ""
-    for _ in range(2):
+    for _ in range(_TRIES):
         known = tenure.mirror.get(path)
         if known is not None and known.content_hash == digest:
             return None

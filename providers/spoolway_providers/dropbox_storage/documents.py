@@ -16,15 +16,15 @@ from spoolway_providers.status import status_document
 
 __all__ = [
     "SCHEMA",
-    "Mark",
     "Owner",
     "SnapshotEntry",
     "Status",
-    "decode_mark",
+    "Tombstone",
     "decode_owner",
     "decode_policy",
     "decode_snapshot",
     "decode_status",
+    "decode_tombstone",
     "encode_snapshot",
     "encode_status",
 ]
@@ -53,8 +53,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     pid_start: str = ""
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request id stands for."""
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True):
+    """What the request id of a job stands for that was deleted."""
 
     schema: int = SCHEMA
     owner: str
@@ -63,7 +63,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     fingerprint: str
     at: datetime
-    deleted: bool = False
+    """When it was submitted."""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -73,6 +73,8 @@ class _Record(msgspec.Struct, frozen=True):
     writer: str
     """The nonce of the owner that wrote it: no two owners' documents are alike."""
     job: Job
+    fingerprint: str = ""
+    """What a repeat of the job's request id must agree in."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -84,6 +86,7 @@ class Status(msgspec.Struct, frozen=True):
     error_message: str
     job: Job | None
     """None: another program wrote it."""
+    fingerprint: str = ""
 
 
 class SnapshotEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +95,7 @@ class SnapshotEntry(msgspec.Struct, frozen=True, array_like=True):
     path: str
     rev: str
     job: Job
+    fingerprint: str
 
 
 class _Snapshot(msgspec.Struct, frozen=True):
@@ -99,9 +103,10 @@ class _Snapshot(msgspec.Struct, frozen=True):
     entries: list[SnapshotEntry]
 
 
-def encode_status(job: Job, writer: str) -> bytes:
+def encode_status(job: Job, writer: str, fingerprint: str) -> bytes:
     """The status document of a job."""
-    return msgspec.json.encode({**status_document(job), "spoolway": _Record(SCHEMA, writer, job)})
+    record = _Record(SCHEMA, writer, job, fingerprint)
+    return msgspec.json.encode({**status_document(job), "spoolway": record})
 
 
 def decode_status(data: bytes) -> Status:
@@ -115,11 +120,11 @@ def decode_status(data: bytes) -> Status:
     if not isinstance(document, dict):
         document = {}
     words = {name: document.get(name) for name in ("status", "detail", "error_message")}
-    job = None
-    if "spoolway" in document:
-        record = _convert(document["spoolway"], _Record)
-        job = record.job if record else None
-    return Status(**{name: word if isinstance(word, str) else "" for name, word in words.items()}, job=job)
+    texts = {name: word if isinstance(word, str) else "" for name, word in words.items()}
+    record = _convert(document["spoolway"], _Record) if "spoolway" in document else None
+    if record is None:
+        return Status(**texts, job=None)
+    return Status(**texts, job=record.job, fingerprint=record.fingerprint)
 
 
 def decode_owner(data: bytes) -> Owner:
@@ -130,9 +135,9 @@ def decode_owner(data: bytes) -> Owner:
     return owner
 
 
-def decode_mark(data: bytes) -> Mark | None:
+def decode_tombstone(data: bytes) -> Tombstone | None:
     """None: it says nothing."""
-    return _decode(data, Mark)
+    return _decode(data, Tombstone)
 
 
 def decode_policy(data: bytes) -> Policy | None:

@@ -5,7 +5,7 @@ import asyncio
 from spoolway_providers.dropbox_storage.names import Place, rank_of
 from spoolway_providers.model import Job, JobKey, Reason, State
 
-__all__ = ["Entry", "place_of"]
+__all__ = ["Entry", "QueuePlace", "place_of"]
 
 QueuePlace = tuple[int, int, JobKey]
 """(rank, seq, key): claims go by it."""
@@ -15,13 +15,13 @@ class Entry:
     """One job: where its file lies, what its status says, and what of it is still to be written.
 
     Whoever changes the job holds `lock`. `job` is what everybody reads; it is None until the status has
-    been read, and then at least what the status says: a claim that nobody has accepted and a progress are
-    written a little later.
+    been read, and then what the status says; only a progress is written a little later.
     """
 
     __slots__ = (
         "counted_as_waiting",
         "doubted",
+        "fingerprint",
         "half_done",
         "job",
         "job_path",
@@ -44,12 +44,14 @@ class Entry:
         self.status_path = status_path
         self.lock = asyncio.Lock()
         self.job: Job | None = None
+        self.fingerprint = ""
+        """What a repeat of its request id must agree in."""
         self.doubted = False
         """A write's outcome is unknown: the status must be read before anything else."""
         self.half_done = False
         """Found with place and status at odds."""
         self.reserved = False
-        """Out of the queue: a claim is under way, or the owner before may have claimed it."""
+        """Out of the queue, for a claim is under way."""
         self.queue_place: QueuePlace | None = None
         """Where it is in the queue, while it is."""
         self.counted_as_waiting = False

@@ -115,10 +115,10 @@ class Index:
 
     # Claiming
 
-    def reserve_heads(self, backend: str, number: int) -> list[Entry]:
-        """Take the first jobs out of the queue, for whoever claims them."""
-        heads = [self.entries[key] for _, _, key in self._queues.get(backend, [])[:number]]
-        for entry in heads:
+    def reserve_heads(self, backend: str, number: int) -> list[tuple[Entry, QueuePlace]]:
+        """Take the first jobs out of the queue, for whoever claims them; with the places they had."""
+        heads = [(self.entries[place[-1]], place) for place in self._queues.get(backend, [])[:number]]
+        for entry, _ in heads:
             entry.reserved = True
             self.place(entry)
         return heads
@@ -140,6 +140,13 @@ class Index:
     def waiting(self, backend: str) -> int:
         """How many jobs of a backend are QUEUED or HELD."""
         return self._waiting[backend]
+
+    def waiting_of(self, query: Query) -> int | None:
+        """The answer to a query for all waiting jobs of a backend, read or not; None: it is another query."""
+        plain = Query(backend=query.backend, states=query.states, limit=query.limit)
+        if query.backend is None or query != plain or set(query.states) != set(_WAITING):
+            return None
+        return self.waiting(query.backend)
 
     def held_by(self, session: str) -> list[Job]:
         """The jobs that a session holds."""

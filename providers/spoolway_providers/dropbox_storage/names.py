@@ -19,6 +19,7 @@ __all__ = [
     "Numbering",
     "Place",
     "id_of",
+    "is_after",
     "rank_of",
     "seq_of_id",
     "time_of",
@@ -112,8 +113,8 @@ class Layout:
         """The path of a backend's policy."""
         return f"{self.policies}/{backend}.json"
 
-    def mark(self, at: datetime, digest: str) -> str:
-        """The path of a request's mark; a folder a day, so that old ones go in one call."""
+    def tombstone(self, at: datetime, digest: str) -> str:
+        """The path of what is left of a deleted job's request; a folder a day, that goes in one call."""
         return f"{self.requests}/{at:%Y%m%d}/{digest}.json"
 
     def parse(self, path: str) -> Found | None:
@@ -192,6 +193,11 @@ def rank_of(seq: int) -> int:
 def time_of(seq: int) -> datetime:
     """The time for `rules.admit` to rank by: within the millisecond of `rank_of`."""
     return _EPOCH + timedelta(milliseconds=rank_of(seq), microseconds=500)
+
+
+def is_after(seq: int, moment: datetime) -> bool:
+    """Whether a place in the order was given after a moment, or about then."""
+    return (seq >> _DIGITS_BITS) >= int(moment.timestamp()) - 1
 
 
 class Numbering:

@@ -14,6 +14,8 @@ from spoolway_providers.dropbox_storage.snapshot import SnapshotKeeper
 from spoolway_providers.dropbox_storage.tenure import Request, Tenure
 from spoolway_providers.dropbox_storage.tree import Tree
 from spoolway_providers.errors import NotOwner, ProviderError
+from spoolway_providers.interface import Query
+from spoolway_providers.model import ACTIVE_STATES
 
 __all__ = ["Office"]
 
@@ -46,6 +48,8 @@ class Office:
         self._raise_numbering()
         self._begin_amnesty(before)
         self.snapshots.apply(self.reader)
+        # What lies among the running ones may be waiting, with a place before all others.
+        await self.reader.ensure_for(Query(states=tuple(ACTIVE_STATES)))
         tenure.writer.start()
         self._spawn(self.reader.run())
         self._spawn(self.care.run())
@@ -84,9 +88,7 @@ class Office:
         tenure = self.tenure
         for info in tenure.mirror.below(tenure.layout.requests):
             digest = info.path.rsplit("/", 1)[1].removesuffix(".json")
-            known = tenure.requests.get(digest)
-            if known is None or known.at < info.client_modified:
-                tenure.requests[digest] = Request(info.path, info.client_modified)
+            tenure.requests[digest] = Request(info.client_modified, tombstone=info.path)
 
     def _raise_numbering(self) -> None:
         tenure = self.tenure

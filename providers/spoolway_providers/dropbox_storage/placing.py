@@ -81,10 +81,7 @@ def taken_by_another(tenure: Tenure, entry: Entry) -> None:
     if job is None or job.state not in {State.QUEUED, State.HELD}:
         return
     if tenure.is_amnesty:
-        # More likely a late move of the owner before: nobody may have it until that is over.
-        entry.reserved = True
-        tenure.embargoed.add(entry.key)
-        tenure.index.place(entry)
+        # More likely a late move of the owner before, which gave it to nobody.
         return
     status = followed(job, place=Place.RUNNING, status=None, result=None, now=tenure.clock())
     tenure.index.put(entry, status)

@@ -226,6 +226,9 @@ class DropboxProvider(Provider):
     async def count(self, query: Query) -> int:
         """See the interface."""
         office = self._at_work()
+        waiting = office.tenure.index.waiting_of(query)
+        if waiting is not None:
+            return min(query.limit, waiting)
         await office.reader.ensure_for(query)
         return office.tenure.index.count(query)
 
@@ -306,9 +309,10 @@ class DropboxProvider(Provider):
         return await office.tenure.run(office.backends.put_policy(backend, policy, etag))
 
     async def backends(self) -> list[Backend]:
-        """See the interface."""
+        """See the interface; no call, unless Dropbox has not answered the last one."""
         tenure = self._at_work().tenure
         tenure.ownership.check()
+        await tenure.calls.check(self._layout.owner)
         return [tenure.backends[name] for name in sorted(tenure.backends)]
 
     # Care
@@ -316,7 +320,7 @@ class DropboxProvider(Provider):
     async def repair(self, limit: int = 1000) -> list[Finding]:
         """See the interface."""
         office = self._at_work()
-        return await office.tenure.run(repair.repair(office.tenure, office.tree, limit))
+        return await office.tenure.run(repair.repair(office.tenure, limit))
 
     async def probe(self) -> list[Step]:
         """See the interface; works for an account that another server owns, too."""

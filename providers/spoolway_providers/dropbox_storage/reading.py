@@ -7,16 +7,17 @@ from spoolway_providers.digests import blob_ref
 from spoolway_providers.dropbox_storage.adoption import adopt, followed, is_foreign_end
 from spoolway_providers.dropbox_storage.documents import Status, decode_status
 from spoolway_providers.dropbox_storage.entries import Entry
-from spoolway_providers.dropbox_storage.names import Place
-from spoolway_providers.dropbox_storage.tenure import Tenure
+from spoolway_providers.dropbox_storage.names import Place, is_after, seq_of_id
+from spoolway_providers.dropbox_storage.requests import digest_of
+from spoolway_providers.dropbox_storage.tenure import Request, Tenure
 from spoolway_providers.errors import ProviderError, Unavailable
-from spoolway_providers.interface import Query
+from spoolway_providers.interface import RETENTION, Query
 from spoolway_providers.model import (
     ACTIVE_STATES,
     TERMINAL_STATES,
     BlobRef,
     Job,
-    State,
+    JobKey,
     content_blob_id,
     result_blob_id,
 )
@@ -52,6 +53,28 @@ class Reader:
             if tenure.calls.monotonic() > until:
                 raise Unavailable(f"{len(tenure.index.unread)} jobs of the account are still to be read")
             await self.read_all(needed[: READERS * 4])
+
+    async def ensure_requests(self) -> None:
+        """Know all request ids of the last day. Raises Unavailable: there is too much to read yet."""
+        tenure = self._tenure
+        since = tenure.clock() - RETENTION
+        until = tenure.calls.monotonic() + tenure.timings.patience_s
+        entries = tenure.index.entries
+        while recent := [key for key in tenure.index.unread if is_after(entries[key].seq, since)]:
+            if tenure.calls.monotonic() > until:
+                raise Unavailable(f"{len(recent)} jobs of the account are still to be read")
+            await self.read_all(entries[key] for key in recent[: READERS * 4])
+        while orphans := [key for key in tenure.orphans if is_after(seq_of_id(key.id, since), since)]:
+            await asyncio.gather(*(self._read_orphan(key) for key in orphans[: READERS * 4]))
+
+    async def _read_orphan(self, key: JobKey) -> None:
+        """A status without a job's file: of a submit that broke off, as long as nobody repeats it."""
+        tenure = self._tenure
+        found = await tenure.calls.download(tenure.orphans[key])
+        status = decode_status(found[1]) if found else None
+        tenure.known_orphans[key] = tenure.orphans.pop(key)
+        if status is not None and status.job is not None and status.job.request_id:
+            self.know_request(status.job, status.fingerprint)
 
     def _needed(self, query: Query) -> list[Entry]:
         index = self._tenure.index
@@ -92,20 +115,20 @@ class Reader:
     async def _read(self, entry: Entry) -> None:
         status = await self.status(entry)
         before = entry.job
+        fingerprint = entry.fingerprint
         if status is not None and status.job is not None and status.job.key == entry.key:
-            job = status.job
+            job, fingerprint = status.job, status.fingerprint
         elif before is not None:
             job = await self._follow(entry, before, status)
         else:
             job = await self._adopt(entry, status)
-        self.take(entry, job)
+        self.take(entry, job, fingerprint)
 
-    def take(self, entry: Entry, job: Job) -> None:
+    def take(self, entry: Entry, job: Job, fingerprint: str) -> None:
         """This is what a job's status says, or stands for."""
         tenure, before = self._tenure, entry.job
         entry.doubted = False
-        if job.state is State.QUEUED and entry.place is Place.RUNNING and before is None:
-            self._embargo(entry)
+        entry.fingerprint = fingerprint
         if before is not None and entry.unwritten_until is not None and job.revision < before.revision:
             # What is to be written later is not there yet.
             job = before
@@ -115,13 +138,15 @@ class Reader:
             entry.half_done = True
         if job.holder is not None:
             tenure.sessions.remember_former(job.holder.session)
+        if job.request_id:
+            self.know_request(job, fingerprint)
 
-    def _embargo(self, entry: Entry) -> None:
-        """A claim of the owner before that was not written: whoever has it may think so for a while."""
-        tenure = self._tenure
-        if tenure.is_amnesty:
-            entry.reserved = True
-            tenure.embargoed.add(entry.key)
+    def know_request(self, job: Job, fingerprint: str) -> None:
+        """A request id stands for this job, whether its file is there or not."""
+        digest = digest_of(job.owner, job.key.backend, job.request_id)
+        known = self._tenure.requests.get(digest)
+        if known is None or known.at < job.created_at:
+            self._tenure.requests[digest] = Request(job.created_at, job.key, fingerprint)
 
     async def status(self, entry: Entry) -> Status | None:
         """Read a job's status as it is now."""

@@ -1,15 +1,16 @@
-"""Removing jobs: the mark learns of it, then the job's file goes: that is the commit, the rest is garbage."""
+"""Removing jobs: a tombstone for the request, then the job's file goes: the commit; the rest is garbage."""
 
 import msgspec
-from msgspec.structs import replace
 
 from spoolway_providers.dropbox_storage.client import OVERWRITE
-from spoolway_providers.dropbox_storage.documents import decode_mark
+from spoolway_providers.dropbox_storage.documents import Tombstone
+from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.faults import PathConflict
 from spoolway_providers.dropbox_storage.reading import Reader
-from spoolway_providers.dropbox_storage.submits import digest_of
-from spoolway_providers.dropbox_storage.tenure import Tenure
+from spoolway_providers.dropbox_storage.requests import digest_of
+from spoolway_providers.dropbox_storage.tenure import Request, Tenure
 from spoolway_providers.errors import Conflict, Uncertain
+from spoolway_providers.interface import RETENTION
 from spoolway_providers.model import Job, JobKey
 
 __all__ = ["delete"]
@@ -26,7 +27,7 @@ async def delete(tenure: Tenure, reader: Reader, key: JobKey, revision: int) -> 
         if job is None or job.revision != revision or not job.is_terminal:
             at = f"{job.state} at revision {job.revision}" if job else "unknown"
             raise Conflict(f"{key} is {at}", job)
-        await _mark_deleted(tenure, job)
+        await _entomb(tenure, entry, job)
         try:
             await tenure.writer.delete(entry.job_path)
         except PathConflict as error:
@@ -44,14 +45,19 @@ async def delete(tenure: Tenure, reader: Reader, key: JobKey, revision: int) -> 
         tenure.feed.entomb(key, tenure.clock())
 
 
-async def _mark_deleted(tenure: Tenure, job: Job) -> None:
-    """Keep a repeat of the job's request from making it anew."""
-    request = tenure.requests.get(digest_of(job.owner, job.key.backend, job.request_id))
-    if not job.request_id or request is None:
+async def _entomb(tenure: Tenure, entry: Entry, job: Job) -> None:
+    """Keep a repeat of the job's request from making it anew, as long as its id is kept."""
+    if not job.request_id or job.created_at + RETENTION <= tenure.clock():
         return
-    found = await tenure.calls.download(request.path)
-    mark = decode_mark(found[1]) if found else None
-    if mark is None or mark.id != job.key.id or mark.deleted:
-        return
-    request.key, request.fingerprint = job.key, mark.fingerprint
-    await tenure.writer.put(request.path, msgspec.json.encode(replace(mark, deleted=True)), OVERWRITE)
+    digest = digest_of(job.owner, job.key.backend, job.request_id)
+    tombstone = Tombstone(
+        owner=job.owner,
+        backend=job.key.backend,
+        request_id=job.request_id,
+        id=job.key.id,
+        fingerprint=entry.fingerprint,
+        at=job.created_at,
+    )
+    path = tenure.layout.tombstone(job.created_at, digest)
+    await tenure.writer.put(path, msgspec.json.encode(tombstone), OVERWRITE, job.created_at)
+    tenure.requests[digest] = Request(job.created_at, job.key, entry.fingerprint, path)

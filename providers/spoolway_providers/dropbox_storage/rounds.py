@@ -24,7 +24,7 @@ SESSIONS_AT_ONCE = 200
 SESSION_LIFE_S = 24 * 3600.0
 """Dropbox keeps them for seven days."""
 FEW = 2
-"""Moves and removals that are no more than a batch's own calls go one by one."""
+"""So many go one by one: a batch has as many calls of its own."""
 FIRST_CHECK_S = 0.05
 
 Outcome = FileInfo | Exception | None
@@ -43,8 +43,8 @@ class Rounds:
 
     async def put(self, puts: Sequence[Put]) -> list[Outcome]:
         """Store files."""
-        if len(puts) == 1 and puts[0].uploaded is None:
-            return [await self._calls.write(self._client.upload, puts[0].data, puts[0].commit)]
+        if len(puts) <= FEW and all(put.uploaded is None for put in puts):
+            return [await self._one(self._client.upload, put.data, put.commit) for put in puts]
         outcomes: list[Outcome] = []
         for at in range(0, len(puts), MAX_ENTRIES):
             outcomes += await self._put_batch(puts[at : at + MAX_ENTRIES])

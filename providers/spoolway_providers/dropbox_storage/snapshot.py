@@ -9,7 +9,7 @@ __all__ = ["SnapshotKeeper"]
 
 FEW_CHANGES = 200
 """Not worth a snapshot: so many statuses are read within seconds."""
-MANY_CHANGES = 1000
+MANY_CHANGES = 500
 """Worth one at once."""
 
 
@@ -36,7 +36,7 @@ class SnapshotKeeper:
             info = tenure.mirror.get(one.path)
             if entry is None or info is None or info.rev != one.rev or entry.status_path != info.path:
                 continue
-            reader.take(entry, one.job)
+            reader.take(entry, one.job, one.fingerprint)
         self._entries = []
 
     @property
@@ -55,7 +55,7 @@ class SnapshotKeeper:
         self._written_at = tenure.calls.monotonic()
         changed = tenure.changed_statuses
         entries = [
-            SnapshotEntry(info.path, info.rev, entry.job)
+            SnapshotEntry(info.path, info.rev, entry.job, entry.fingerprint)
             for entry in tenure.index.entries.values()
             if entry.job is not None
             and entry.unwritten_until is None

@@ -1,20 +1,18 @@
-"""Submitting jobs: the request's mark and the status first, then the file in the queue makes the job."""
+"""Submitting jobs: the status first, which says whose request it is, then the file in the queue: the job."""
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
 from hashlib import sha256
 from typing import cast
 
-import msgspec
-
 from spoolway_providers import digests, rules
-from spoolway_providers.dropbox_storage.client import ADD
-from spoolway_providers.dropbox_storage.documents import Mark, decode_mark, encode_status
+from spoolway_providers.dropbox_storage.client import ADD, content_hash
+from spoolway_providers.dropbox_storage.documents import decode_tombstone, encode_status
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.faults import PathConflict, PathMissing
 from spoolway_providers.dropbox_storage.names import Place, id_of, seq_of_id, time_of, user_folder
 from spoolway_providers.dropbox_storage.reading import Reader
+from spoolway_providers.dropbox_storage.requests import digest_of
 from spoolway_providers.dropbox_storage.tenure import Request, Tenure
 from spoolway_providers.errors import (
     LoginRefused,
@@ -31,21 +29,18 @@ from spoolway_providers.errors import (
 from spoolway_providers.interface import RETENTION
 from spoolway_providers.model import BlobRef, Draft, Job, JobKey, content_blob_id
 
-__all__ = ["digest_of", "submit", "trouble_of"]
+__all__ = ["submit", "trouble_of"]
 
 Answer = Job | ProviderError
 _TRIES = 5
-"""Of a request whose twin failed, or whose mark says something else than we knew."""
-
-
-def digest_of(owner: str, backend: str, request_id: str) -> str:
-    """The name of a request's mark."""
-    return sha256(msgspec.json.encode([owner, backend, request_id])).hexdigest()[:40]
+"""Of a request whose twins fail."""
 
 
 async def submit(tenure: Tenure, reader: Reader, drafts: Sequence[Draft]) -> list[Answer]:
     """Store jobs; see the interface."""
     tenure.ownership.check()
+    if any(draft.request_id for draft in drafts):
+        await reader.ensure_requests()
     # The tasks begin in this order, and each gets its place before it waits for anything.
     answers = await asyncio.gather(*(_submit(tenure, reader, draft) for draft in drafts))
     trouble = trouble_of(answers)
@@ -103,10 +98,9 @@ class _Submit:
         key = JobKey(draft.backend, id_of(seq, draft.backend, user_folder(draft.owner)))
         if not draft.request_id:
             return await self._store(key, seq)
-        now = tenure.clock()
-        request = Request(tenure.layout.mark(now, self._digest), now)
+        request = Request(tenure.clock(), key, self._fingerprint)
         tenure.requests[self._digest] = request
-        return await self._arrive(request, key, seq, mark_mode=ADD)
+        return await self._arrive(request, key, seq)
 
     def _refusal(self) -> ProviderError | None:
         tenure, draft = self._tenure, self._draft
@@ -132,74 +126,67 @@ class _Submit:
         if request.arriving is not None:
             await asyncio.shield(request.arriving)
             return None
-        mark_rev = ADD
-        if request.key is None:
-            found = await tenure.calls.download(request.path)
-            mark = decode_mark(found[1]) if found else None
-            if found is None or mark is None:
-                # It never arrived; if it still does, it will be in the way of the next one.
-                del tenure.requests[self._digest]
-                return None
-            tenure.mirror.set(found[0])
-            mark_rev = found[0].rev
-            request.key, request.fingerprint = JobKey(mark.backend, mark.id), mark.fingerprint
-            request.at = mark.at
-            if not mark.deleted and request.key not in tenure.index.entries:
-                if request.fingerprint != self._fingerprint:
-                    return _reused(draft)
-                return await self._finish_half_done(request, request.key, mark_rev)
-        if request.fingerprint != self._fingerprint:
-            return _reused(draft)
+        if request.key is None and not await self._read_tombstone(request):
+            return None
+        if request.fingerprint != self._fingerprint or request.key is None:
+            return RequestIdReused(f"request id {draft.request_id!r} came before, with another content")
         entry = tenure.index.entries.get(request.key)
-        if entry is None:
+        if entry is not None:
+            async with entry.lock:
+                await self._reader.ensure(entry)
+            return entry.job
+        if request.tombstone:
             message = f"request id {draft.request_id!r} made {request.key}, which is deleted by now"
             return NotFound(message)
-        async with entry.lock:
-            await self._reader.ensure(entry)
-        return entry.job
+        return await self._finish_half_done(request, request.key)
 
-    async def _finish_half_done(self, request: Request, key: JobKey, mark_rev: str) -> Answer | None:
-        """A submit broke off between its mark and its job: do the rest, under the same id."""
+    async def _read_tombstone(self, request: Request) -> bool:
+        """Know what a request stood for whose job is deleted; False: nothing is left of it."""
+        found = await self._tenure.calls.download(request.tombstone)
+        tombstone = decode_tombstone(found[1]) if found else None
+        if tombstone is None:
+            self._tenure.requests.pop(self._digest, None)
+            return False
+        request.key = JobKey(tombstone.backend, tombstone.id)
+        request.fingerprint, request.at = tombstone.fingerprint, tombstone.at
+        return True
+
+    async def _finish_half_done(self, request: Request, key: JobKey) -> Answer | None:
+        """A submit broke off before there was a job: do the rest, under the same id, as it may still come."""
         tenure = self._tenure
-        request.key = None
         refusal = self._refusal()
         if refusal is not None:
             return refusal
-        path = tenure.layout.status(key, user_folder(self._draft.owner))
-        status = await tenure.calls.read(tenure.calls.client.metadata, path)
-        if status is not None:
-            tenure.mirror.set(status)
-        return await self._arrive(request, key, seq_of_id(key.id, tenure.clock()), mark_mode=mark_rev)
+        request.arriving = asyncio.get_running_loop().create_future()
+        try:
+            path = tenure.layout.status(key, user_folder(self._draft.owner))
+            status = await tenure.calls.read(tenure.calls.client.metadata, path)
+            if status is not None:
+                tenure.mirror.set(status)
+            return await self._store(key, seq_of_id(key.id, tenure.clock()))
+        finally:
+            _let_twins_go_on(request)
 
     # A new job
 
-    async def _arrive(self, request: Request, key: JobKey, seq: int, *, mark_mode: str) -> Answer | None:
+    async def _arrive(self, request: Request, key: JobKey, seq: int) -> Answer:
         """Store a job under its request id, while repeats wait."""
         request.arriving = asyncio.get_running_loop().create_future()
         try:
-            answer = await self._store(key, seq, request, mark_mode)
-        except PathConflict:
-            # Another mark is there: of a request that we believed to have come to nothing.
-            return None
+            return await self._store(key, seq)
         finally:
-            request.arriving.set_result(None)
-            request.arriving = None
-        request.key, request.fingerprint = key, self._fingerprint
-        return answer
+            _let_twins_go_on(request)
 
-    async def _store(
-        self, key: JobKey, seq: int, request: Request | None = None, mark_mode: str = ADD
-    ) -> Answer:
+    async def _store(self, key: JobKey, seq: int) -> Answer:
         tenure, draft = self._tenure, self._draft
         tenure.arriving[draft.backend] += 1
         try:
             job = self._job(key, seq)
             user = user_folder(draft.owner)
-            path = tenure.layout.job(key, Place.QUEUED, user)
-            entry = Entry(
-                key, seq, place=Place.QUEUED, job_path=path, status_path=tenure.layout.status(key, user)
-            )
-            await self._write_documents(entry, job, request, mark_mode)
+            path, status_path = tenure.layout.job(key, Place.QUEUED, user), tenure.layout.status(key, user)
+            entry = Entry(key, seq, place=Place.QUEUED, job_path=path, status_path=status_path)
+            entry.fingerprint = self._fingerprint if draft.request_id else ""
+            await self._write_status(entry, job)
             await self._write_content(entry, job)
         finally:
             tenure.arriving[draft.backend] -= 1
@@ -214,30 +201,15 @@ class _Submit:
         now = self._tenure.clock()
         return rules.admit(draft, key=key, content=content, seq=seq, now=now, ranked_at=time_of(seq))
 
-    async def _write_documents(self, entry: Entry, job: Job, request: Request | None, mark_mode: str) -> None:
-        tenure, writer = self._tenure, self._tenure.writer
+    async def _write_status(self, entry: Entry, job: Job) -> None:
+        tenure = self._tenure
         known = tenure.mirror.get(entry.status_path)
-        status = encode_status(job, tenure.nonce)
-        writes = [writer.put(entry.status_path, status, known.rev if known else ADD, job.created_at)]
-        if request is not None and mark_mode == ADD:
-            mark = Mark(
-                owner=job.owner,
-                backend=job.key.backend,
-                request_id=job.request_id,
-                id=job.key.id,
-                fingerprint=self._fingerprint,
-                at=request.at,
-            )
-            writes.insert(0, writer.put(request.path, msgspec.json.encode(mark), ADD, request.at))
-        outcomes = await asyncio.gather(*writes, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, PathMissing) or (
-                isinstance(outcome, PathConflict) and outcome is outcomes[-1]
-            ):
-                message = f"another program has written {entry.status_path}; submit again"
-                raise Unavailable(message, timedelta(seconds=1))
-            if isinstance(outcome, BaseException):
-                raise outcome
+        status = encode_status(job, tenure.nonce, entry.fingerprint)
+        mode = known.rev if known else ADD
+        try:
+            await tenure.writer.put(entry.status_path, status, mode, job.created_at)
+        except (PathConflict, PathMissing):
+            raise Unavailable(f"another program has written {entry.status_path}; submit again") from None
 
     async def _write_content(self, entry: Entry, job: Job) -> None:
         """Put the job's file into the queue; with it there is the job."""
@@ -246,21 +218,25 @@ class _Submit:
             data: bytes | None = content
         else:
             data = tenure.staging.whole(content, tenure.capabilities.max_document_bytes)
+        uploaded = None if data is not None else await tenure.staging.upload(job.content)
         try:
-            if data is not None:
-                await tenure.writer.put(entry.job_path, data, ADD, job.created_at)
-                tenure.contents.put(job.content.id, data)
-            else:
-                uploaded = await tenure.staging.upload(job.content)
+            if uploaded is not None:
                 await tenure.writer.put_uploaded(entry.job_path, uploaded, ADD)
+            elif data is not None:
+                await tenure.writer.put(entry.job_path, data, ADD, job.created_at)
         except PathConflict:
-            # The same id by the same request: it had arrived after all.
+            # The same id of the same request had arrived after all; or it is another program's file.
+            digest = uploaded.content_hash if uploaded else content_hash([data or b""])
             there = await tenure.calls.read(tenure.calls.client.metadata, entry.job_path)
-            if there is None or there.size != job.content.size:
-                raise Unavailable(f"another program has written {entry.job_path}") from None
+            if there is None or there.content_hash != digest:
+                raise Unavailable(f"another program has written {entry.job_path}; submit again") from None
             tenure.mirror.set(there)
+        if data is not None:
+            tenure.contents.put(job.content.id, data)
         tenure.staging.discard(job.content.id)
 
 
-def _reused(draft: Draft) -> RequestIdReused:
-    return RequestIdReused(f"request id {draft.request_id!r} came before, with another content")
+def _let_twins_go_on(request: Request) -> None:
+    if request.arriving is not None:
+        request.arriving.set_result(None)
+    request.arriving = None

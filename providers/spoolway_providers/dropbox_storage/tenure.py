@@ -33,12 +33,12 @@ MAX_DOCUMENT_BYTES = 4 << 20
 class Request(msgspec.Struct):
     """What is known of a request id."""
 
-    path: str
-    """Of its mark."""
     at: datetime
+    """When it was submitted first."""
     key: JobKey | None = None
-    """None: its mark must be read."""
     fingerprint: str = ""
+    tombstone: str = ""
+    """The path of what is left of it, if its job is deleted; while `key` is None that must be read."""
     arriving: "asyncio.Future[None] | None" = None
     """Ends when the submit under way does, whatever comes of it."""
 
@@ -69,6 +69,10 @@ class Tenure:
         self.contents = Contents()
         self.staging = Staging(calls, clock)
         self.requests: dict[str, Request] = {}
+        self.orphans: dict[JobKey, str] = {}
+        """Statuses without a job's file that were not read yet: their paths."""
+        self.known_orphans: dict[JobKey, str] = {}
+        """And those that were."""
         self.arriving: Counter[str] = Counter()
         """Jobs of submits under way, by backend."""
         self.backends: dict[str, Backend] = {}
@@ -79,11 +83,9 @@ class Tenure:
         """Jobs whose status is to be written later."""
         self.doubts: set[JobKey] = set()
         """Jobs whose file may or may not have moved."""
-        self.embargoed: set[JobKey] = set()
-        """Jobs that the owner before may have given to somebody, until the amnesty ends."""
         self.amnesty_ends_at = float("-inf")
         self.had_clean_start = True
-        """The owner before has left, so it gave no job of which we don't know."""
+        """The owner before has left, so nothing that it began is still on its way."""
         self.garbage: set[str] = set()
         """Files that nobody needs any more."""
         self.changed_statuses = 0
@@ -97,7 +99,7 @@ class Tenure:
 
     @property
     def is_amnesty(self) -> bool:
-        """Whether the owner before, which was cut off, may have given jobs of which we don't know."""
+        """Whether a move that the owner before began may still arrive."""
         return not self.had_clean_start and self.calls.monotonic() < self.amnesty_ends_at
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -25,8 +25,6 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Before the second try; doubles, with jitter."""
     amnesty_s: float = 60.0
     """After a takeover, spoolers of the owner before have so long to come back with what they hold."""
-    claim_record_after_s: float = 2.0
-    """A claim that nobody has accepted is written into the status so long after it."""
     progress_after_s: float = 30.0
     """A job's progress is written so long after it was told, at the latest."""
     place_after_s: float = 3.0

@@ -28,9 +28,7 @@ class Tree:
         self._heed = heed
         self._cursor = ""
         self._synced_at = 0.0
-        self._written_then = 0
-        self.orphans: dict[JobKey, str] = {}
-        """Statuses without a job's file, by job: their paths."""
+        self._started_then = 0
 
     # Listing
 
@@ -42,7 +40,7 @@ class Tree:
         )
         self._cursor = files
         self._synced_at = tenure.calls.monotonic()
-        self._written_then = tenure.writer.written
+        self._started_then = tenure.writer.started
         self._add_jobs()
 
     async def _list_all(self, path: str) -> str:
@@ -71,7 +69,7 @@ class Tree:
         for info, found in known:
             if found.kind is Kind.JOB:
                 self._add_job(info, found, statuses)
-        self.orphans = {key: path for key, path in statuses.items() if key not in tenure.index.entries}
+        tenure.orphans = {key: path for key, path in statuses.items() if key not in tenure.index.entries}
 
     def _add_job(self, info: FileInfo, found: Found, statuses: dict[JobKey, str]) -> Entry | None:
         tenure = self._tenure
@@ -114,7 +112,7 @@ class Tree:
             changes, backoff_s = True, 0.0
         if changes:
             # Our own writes wake us too: then once in a while is enough.
-            busy = tenure.writer.written != self._written_then
+            busy = tenure.writer.started != self._started_then
             due_in_s = self._synced_at + tenure.timings.sync_every_s - tenure.calls.monotonic()
             if busy and due_in_s > 0:
                 await asyncio.sleep(due_in_s)
@@ -127,7 +125,7 @@ class Tree:
         async with tenure.writer.turn:
             files, deleted = await self._changes()
             self._synced_at = tenure.calls.monotonic()
-            self._written_then = tenure.writer.written
+            self._started_then = tenure.writer.started
             news = [info for info in files if tenure.mirror.is_news(info)]
             gone = [path for path in deleted if tenure.mirror.get(path) is not None]
         # A status comes before its job, wherever the listing has them.

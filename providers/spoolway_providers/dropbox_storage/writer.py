@@ -38,8 +38,8 @@ class Writer:
     def __init__(self, calls: Calls, mirror: Mirror) -> None:
         self.turn = asyncio.Lock()
         """Held while a round is under way; whoever holds it sees no write half done."""
-        self.written = 0
-        """Writes so far."""
+        self.started = 0
+        """Writes so far, those under way included: Dropbox may tell of one before it answers it."""
         self._calls = calls
         self._mirror = mirror
         self._rounds = Rounds(calls)
@@ -106,6 +106,7 @@ class Writer:
                 self._wanted.clear()
                 self._current = [write for write in self._pending if not write.future.done()]
                 self._pending = []
+                self.started += len(self._current)
                 wait_s = await self._round(self._current, attempt)
                 self._current = []
             attempt = attempt + 1 if wait_s else 0
@@ -170,7 +171,6 @@ class Writer:
         return wait_s
 
     def _done(self, write: Write, info: FileInfo | None) -> None:
-        self.written += 1
         write.apply(self._mirror, info)
         if not write.future.done():
             write.future.set_result(info)

@@ -112,7 +112,7 @@ async def release(connection: Connection, blob_id: str, key: JobKey) -> None:
 
 
 async def mark_committed(connection: Connection, blob_ids: Iterable[str]) -> None:
-    """Note that jobs name these blobs; only saves `repair` and readers a look."""
+    """Note that jobs name these blobs; only saves `repair` a look."""
     writes = [
         UpdateOne({"_id": blob_id}, {"$set": {"metadata.committed": True}}) for blob_id in sorted(blob_ids)
     ]
@@ -164,7 +164,8 @@ async def _visible_file(connection: Connection, ref: BlobRef) -> Document:
         names = [ref.id, large_file_id(ref)]
         found = await connection["blobs.files"].find({"_id": {"$in": names}}).to_list()
     for file in found:
-        if file["metadata"].get("committed") or await is_named(connection, file, ref.id):
+        # Asked each time: the file of a deleted job may still be there.
+        if await is_named(connection, file, ref.id):
             return file
     raise NotFound(f"there is no blob {ref.id!r}")
 

@@ -1,6 +1,6 @@
 """Redoing what a crash left half done, sweeping what is too old."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from spoolway_providers.interface import RETENTION, Finding
@@ -33,7 +33,7 @@ async def _server_time(connection: Connection) -> datetime:
     with connection.reading():
         hello = await connection.database.command("hello")
     server_time: datetime = hello["localTime"]
-    return server_time
+    return server_time.replace(tzinfo=UTC)
 
 
 async def _finish_deletions(connection: Connection, limit: int) -> list[Finding]:

@@ -72,7 +72,8 @@ class Claimer:
                 # What was taken must not be lost with the error.
                 break
             claimed |= won
-        return [claimed[order.token] for order in orders if order.token in claimed]
+        # Where others took some of the head, an early order may have a later job.
+        return sorted(claimed.values(), key=lambda one: (one.job.rank, one.job.seq, one.job.key.id))
 
     async def _round(
         self, backend: str, orders: Sequence[Order], later: Sequence[Order]

@@ -1,7 +1,8 @@
 """One client for the provider's life: its collections, its time limits, and its errors in our words."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from bson.errors import BSONError
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import PyMongoError
+from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
 from spoolway_providers.errors import LoginRefused, ProviderError, Unavailable, Uncertain
@@ -23,6 +24,10 @@ __all__ = ["Collection", "Connection"]
 
 Collection = AsyncCollection[Document]
 
+_CONNECT_S = 5.0
+"""How long the first connection may take."""
+_DOWN_S = 1.0
+"""The time limit of calls while no server answers."""
 _SETTLE_S = 2.0
 """How long reading back an unknown outcome may take at most, beyond the call's own time."""
 
@@ -48,6 +53,7 @@ class Connection:
         """Tells this database's cursors from another's."""
         self._listeners = listeners
         self._options = options
+        self._is_down = False
         self._client: AsyncMongoClient[Document] | None = None
         self._durable: AsyncDatabase[Document] | None = None
         self._newest: AsyncDatabase[Document] | None = None
@@ -66,14 +72,14 @@ class Connection:
         """
         try:
             client = self._make_client()
-        except (PyMongoError, ValueError, TypeError) as error:
+        except (PyMongoError, ValueError, TypeError, UserWarning) as error:
             # `from None`: the driver's text may quote the connection string, with the password.
             raise LoginRefused(
                 f"the connection string for {self.login.host} is not valid ({type(error).__name__}): check "
                 "host, port and options, and that special characters of the password are %-escaped"
             ) from None
         try:
-            with pymongo.timeout(self.time_limit_s):
+            with pymongo.timeout(min(_CONNECT_S, self.time_limit_s)):
                 hello = await client.admin.command("hello")
                 # The first command that needs the login.
                 await client[self.login.database].command("ping")
@@ -102,7 +108,10 @@ class Connection:
             "event_listeners": list(self._listeners),
             **self._options,
         }
-        return AsyncMongoClient(self.login.uri, **options)
+        with warnings.catch_warnings():
+            # The driver only warns of an option that it can't read, such as tls, and goes on without.
+            warnings.simplefilter("error", UserWarning)
+            return AsyncMongoClient(self.login.uri, **options)
 
     def _use(self, client: AsyncMongoClient[Document], *, is_replicated: bool) -> None:
         self._client = client
@@ -147,20 +156,29 @@ class Connection:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Round reads: a time limit, and our errors."""
-        with pymongo.timeout(self.time_limit_s):
+        with self._limited():
             try:
                 yield
             except PyMongoError as error:
+                self._is_down = isinstance(error, ServerSelectionTimeoutError)
                 raise read_fault(error) from error
+        self._is_down = False
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Round writes: a time limit, and our errors."""
-        with pymongo.timeout(self.time_limit_s):
+        with self._limited():
             try:
                 yield
             except (PyMongoError, BSONError) as error:
+                self._is_down = isinstance(error, ServerSelectionTimeoutError)
                 raise write_fault(error) from error
+        self._is_down = False
+
+    def _limited(self) -> AbstractContextManager[Any]:
+        # The driver waits for a server, and retries, until the limit: who comes after one that waited in
+        # vain should not wait as long.
+        return pymongo.timeout(min(self.time_limit_s, _DOWN_S) if self._is_down else self.time_limit_s)
 
     @contextmanager
     def settling(self, unknown: Uncertain) -> Iterator[None]:

@@ -98,7 +98,7 @@ async def renew(connection: Connection, session_id: str, beat: int, *, detached:
         )
     if not done.matched_count:
         raise SessionClosed(await _reason(connection, session_id))
-    with connection.reading():
+    with connection.settling(Uncertain("the sign of life is recorded, but what is held can't be read")):
         query = {"session": session_id}
         found = await connection["jobs"].find(query, JOB_FIELDS).sort([("seq", 1), ("_id", 1)]).to_list()
     jobs = [job_of(document) for document in found]

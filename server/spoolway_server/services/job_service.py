@@ -19,6 +19,7 @@ from spoolway_server.guard import Context
 from spoolway_server.jobs import JobRequest, Jobs, UploadRef, result_ref
 from spoolway_server.leases import Update
 from spoolway_server.names import backend_name, lease_token, resource_id, storage_name
+from spoolway_server.ownership import any_job
 from spoolway_server.services.lease_updates import complete_update, fail_event, leased_key
 from spoolway_server.services.parts import chunks, first_part
 from spoolway_server.services.spooler_stream import SpoolerStream
@@ -293,7 +294,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         key = leased_key(name)
         lease_token(token)
         storage = await self._storages.home_of(key)
-        job = await storage.provider.get(key)
+        job = await any_job(storage, key, name, field="job")
         if job.attempt(token) is None:
             message = f"the lease token does not belong to {key}"
             raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_SUPERSEDED", message)

@@ -14,7 +14,7 @@ from spoolway_providers.model import JobKey, Reason, SessionState, State
 from spoolway_providers.model import Session as StoredSession
 from spoolway_providers.rules import Accept, Event, Withdraw
 from spoolway_server.auth import Principal
-from spoolway_server.errors import ServiceError
+from spoolway_server.errors import ServiceError, draining
 from spoolway_server.leases import Update
 from spoolway_server.names import lease_token
 from spoolway_server.services.lease_updates import assignment_to_proto, leased_key, progress_event
@@ -52,6 +52,8 @@ class UnarySpoolers:
         wait_s: float,
     ) -> pb.NextJobResponse:
         """Take one job, waiting for it up to `wait_s` seconds."""
+        if self._ending:
+            raise draining()
         homes = await self._spoolers.find_backends(backends, field="backends")
         box = _Box()
         if session_id:
