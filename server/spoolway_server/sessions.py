@@ -1,5 +1,6 @@
 """A spooler's session as this process sees it: what it holds, what it wants, and where messages to it go."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -93,6 +94,7 @@ class Session:
         self._credit: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
         self._wanting: set[str] = set()
+        self._in_hand: Counter[str] = Counter()
         self._penalty_s = 0.0
         self._penalised_until = float("-inf")
 
@@ -118,8 +120,7 @@ class Session:
         if total is not None:
             free.append(total - len(self.held) - sum(self._reserved.values()))
         if own is not None:
-            in_hand = sum(1 for key in self.held if key.backend == backend)
-            free.append(own - in_hand - self._reserved.get(backend, 0))
+            free.append(own - self._in_hand[backend] - self._reserved.get(backend, 0))
         return max(0, min(free))
 
     @property
@@ -157,18 +158,21 @@ class Session:
     def assign(self, claimed: Sequence[Claimed]) -> None:
         """Jobs were claimed for it."""
         for one in claimed:
-            holder = one.job.holder
-            if holder is not None:
-                self.held[one.job.key] = Held(one.job, holder.token)
+            self._hold(one.job)
         self.worked_since_renewal = True
         self.mailbox.assign(claimed)
 
     def take_over(self, job: Job) -> None:
         """A job of an earlier session goes on in this one."""
+        self._hold(job)
+        self.worked_since_renewal = True
+
+    def _hold(self, job: Job) -> None:
         holder = job.holder
         if holder is not None:
+            if job.key not in self.held:
+                self._in_hand[job.key.backend] += 1
             self.held[job.key] = Held(job, holder.token)
-            self.worked_since_renewal = True
 
     def update_held(self, job: Job) -> None:
         """A job in hand has changed."""
@@ -188,6 +192,7 @@ class Session:
         held = self.held.get(key)
         if held is not None and held.token == token:
             del self.held[key]
+            self._in_hand[key.backend] -= 1
             self.worked_since_renewal = True
 
     def cancel(self, job: Job, grace: timedelta) -> None:

@@ -151,6 +151,26 @@ async def test_a_watch_goes_over_all_storages(start_lab: StartLab) -> None:
     assert ([job.name for job in event.jobs], event.snapshot) == ([last.name], False)
 
 
+async def test_a_token_never_covers_what_was_not_told(start_lab: StartLab) -> None:
+    """With changes in two storages at once, the token of the first event still brings the second's job."""
+    lab = await start_lab("main", "second")
+    robot, alice = lab.caller("robot"), lab.caller()
+    await robot.register("one")
+    await robot.register("two", storage="second")
+    for _ in range(5):
+        watch = Watch(alice)
+        await watch.snapshot()
+        names = {job.name for job in await asyncio.gather(alice.submit("one"), alice.submit("two"))}
+
+        told = {job.name for job in (await watch.event()).jobs}
+        resumed = Watch(alice, resume_token=watch.token)
+        while told != names:
+            told |= {job.name for job in (await resumed.event()).jobs}
+
+        watch.cancel()
+        resumed.cancel()
+
+
 async def test_a_watch_resumes_where_it_was(alice: Caller) -> None:
     """With a resume token only the changes since are told, each job once in its newest document."""
     jobs = [await alice.submit() for _ in range(3)]

@@ -80,7 +80,7 @@ async def reserve(connection: Connection, ref: BlobRef, key: JobKey) -> Provider
         return NotFound(f"no blob {ref.id!r} is staged")
     if found["length"] != ref.size:
         return NotFound(f"blob {ref.id!r} is staged with {found['length']} bytes, not {ref.size}")
-    if await is_named(connection, found, ref.id):
+    if await is_named(connection, found):
         return NotFound(f"blob {ref.id!r} belongs to another job")
     # It was kept for a job that did not come to be, or not yet.
     is_void = {"$expr": {"$lt": ["$metadata.void_ms", connection.numbers.now_ms()]}}
@@ -165,17 +165,17 @@ async def _visible_file(connection: Connection, ref: BlobRef) -> Document:
         found = await connection["blobs.files"].find({"_id": {"$in": names}}).to_list()
     for file in found:
         # Asked each time: the file of a deleted job may still be there.
-        if await is_named(connection, file, ref.id):
+        if await is_named(connection, file):
             return file
     raise NotFound(f"there is no blob {ref.id!r}")
 
 
-async def is_named(connection: Connection, file: Document, blob_id: str) -> bool:
+async def is_named(connection: Connection, file: Document) -> bool:
     """Whether the job that a file is kept for names it."""
     metadata = file["metadata"]
     if metadata.get("job") is None:
         return False
-    named = {"$or": [{"job.content.id": blob_id}, {"job.result.id": blob_id}]}
+    named = {"$or": [{"content_file": file["_id"]}, {"result_file": file["_id"]}]}
     job = {"_id": metadata["job"], "backend": metadata["backend"], **named}
     with connection.reading():
         return await connection["jobs"].find_one(job, {"_id": 1}) is not None

@@ -58,7 +58,7 @@ async def _settle_files(connection: Connection, before: datetime, limit: int) ->
     }
     with connection.reading():
         found = await files.find(is_old).limit(limit).to_list()
-    named = [file["_id"] for file in found if await blobs.is_named(connection, file, file["filename"])]
+    named = [file["_id"] for file in found if await blobs.is_named(connection, file)]
     await blobs.mark_committed(connection, named)
     unnamed = [file["_id"] for file in found if file["_id"] not in named]
     if not unnamed:

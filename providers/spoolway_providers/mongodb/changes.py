@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from bson.binary import Binary
 
-from spoolway_providers.model import Job, JobKey, State, new_token
+from spoolway_providers.model import Job, JobKey, new_token
 from spoolway_providers.mongodb.documents import Document, job_fields
 from spoolway_providers.mongodb.numbers import Numbers
 
@@ -31,8 +31,13 @@ def commit_id(key: JobKey) -> str:
     return f"{key.backend}/{new_token()}"
 
 
-def write_of(job: Job, expected_revision: int, numbers: Numbers, *, result: bytes | None = None) -> Write:
-    """What stores `job` in place of the revision that it was made from; `result` lies in the document."""
+def write_of(
+    job: Job, expected_revision: int, numbers: Numbers, *, result: bytes | None = None, file_id: str = ""
+) -> Write:
+    """What stores `job` in place of the revision that it was made from.
+
+    A new result's bytes are `result`, in the document, or lie in a file.
+    """
     commit = commit_id(job.key)
     fields: dict[str, Any] = {
         # In a pipeline, so that numbers come from the server's clock; what users gave is literal.
@@ -42,9 +47,8 @@ def write_of(job: Job, expected_revision: int, numbers: Numbers, *, result: byte
     fields["commit"] = commit
     fields["change"] = numbers.number(numbers.take())
     if result is not None:
-        fields["result"] = {"$literal": Binary(result)}
-    elif job.state is State.DONE:
-        # Staged: what lies in the document is an older attempt's.
-        fields["result"] = "$$REMOVE"
+        fields |= {"result": {"$literal": Binary(result)}, "result_file": "$$REMOVE"}
+    elif file_id:
+        fields |= {"result": "$$REMOVE", "result_file": {"$literal": file_id}}
     expected = {"_id": job.key.id, "backend": job.key.backend, "rev": expected_revision}
     return Write(job.key, expected, [{"$set": fields}], commit)

@@ -87,7 +87,9 @@ async def _keep_staged(connection: Connection, entry: _Entry) -> None:
 def _write(connection: Connection, entry: _Entry) -> Write:
     job, payload = entry.change.job, entry.change.payload
     inline = payload if payload is not None and _lies_inline(job, payload) else None
-    return write_of(job, entry.change.expected_revision, connection.numbers, result=inline)
+    return write_of(
+        job, entry.change.expected_revision, connection.numbers, result=inline, file_id=entry.file_id
+    )
 
 
 async def _store_one(connection: Connection, entry: _Entry, write: Write) -> None:
@@ -187,17 +189,8 @@ async def delete(connection: Connection, key: JobKey, revision: int) -> int:
 
 
 def _tombstone(connection: Connection, commit: str) -> list[Document]:
-    has_file = {
-        "$or": [
-            {"$eq": [{"$type": "$content"}, "missing"]},
-            {
-                "$and": [
-                    {"$ne": [{"$type": "$job.result"}, "missing"]},
-                    {"$eq": [{"$type": "$result"}, "missing"]},
-                ]
-            },
-        ]
-    }
+    fields = ("$content_file", "$result_file")
+    has_file = {"$or": [{"$ne": [{"$type": field}, "missing"]} for field in fields]}
     kept = ("_id", "backend", "owner", "request", "fingerprint", "requested_at")
     return [
         {

@@ -14,7 +14,6 @@ from bson.int64 import Int64
 from spoolway_providers import rules
 from spoolway_providers.model import BlobRef, Draft, Job, JobKey, new_token
 from spoolway_providers.mongodb.documents import (
-    INLINE_LIMIT,
     Document,
     from_microseconds,
     job_fields,
@@ -31,9 +30,20 @@ _ISO = "%Y-%m-%dT%H:%M:%S.%LZ"
 
 
 def new_job(
-    draft: Draft, key: JobKey, ref: BlobRef, fingerprint: str, numbers: Numbers, *, floor: int, offset: int
+    draft: Draft,
+    key: JobKey,
+    ref: BlobRef,
+    fingerprint: str,
+    numbers: Numbers,
+    *,
+    file_id: str,
+    floor: int,
+    offset: int,
 ) -> tuple[Document, list[Document]]:
-    """Filter and change of the upsert; sent again, it leaves the job as it is by then."""
+    """Filter and change of the upsert; sent again, it leaves the job as it is by then.
+
+    The content lies in the file `file_id`, or in the document if that is empty.
+    """
     waiting = _admitted(draft, key, ref, _NOMINAL)
     by_server = {
         "change": numbers.number(floor, offset),
@@ -42,7 +52,7 @@ def new_job(
         "rank": {"$add": [numbers.ranking_ms(floor), waiting.rank]},
         "requested_at": numbers.now(),
     }
-    same = _same_either_way(draft, key, ref, fingerprint)
+    same = _same_either_way(draft, key, fingerprint, file_id)
     record = _at_commit(waiting, same, numbers)
     if draft.not_before is not None:
         ready = _at_commit(_admitted(draft, key, ref, draft.not_before), same, numbers)
@@ -63,7 +73,7 @@ def _admitted(draft: Draft, key: JobKey, ref: BlobRef, now: Any) -> Job:
     return rules.admit(draft, key=key, content=ref, seq=0, now=now, ranked_at=_NOMINAL)
 
 
-def _same_either_way(draft: Draft, key: JobKey, ref: BlobRef, fingerprint: str) -> Document:
+def _same_either_way(draft: Draft, key: JobKey, fingerprint: str, file_id: str) -> Document:
     document: Document = {
         "_id": key.id,
         "backend": key.backend,
@@ -74,7 +84,9 @@ def _same_either_way(draft: Draft, key: JobKey, ref: BlobRef, fingerprint: str) 
     }
     if draft.request_id:
         document |= {"request": draft.request_id, "fingerprint": fingerprint}
-    if isinstance(draft.content, bytes) and ref.size <= INLINE_LIMIT:
+    if file_id:
+        document["content_file"] = file_id
+    elif isinstance(draft.content, bytes):
         document["content"] = Binary(draft.content)
     return document
 

@@ -50,8 +50,8 @@ class _Entry(msgspec.Struct):
     key: JobKey
     ref: BlobRef
     fingerprint: str
-    has_file: bool = False
-    """Its content is kept for it in GridFS."""
+    file_id: str = ""
+    """The file in GridFS that is kept for its content."""
     answer: Answer | None = None
 
     @property
@@ -134,10 +134,10 @@ class Intake:
             data = entry.bytes
             if data is None:
                 entry.answer = await blobs.reserve(self._connection, entry.ref, entry.key)
-                entry.has_file = entry.answer is None
+                entry.file_id = "" if entry.answer else entry.ref.id
             elif len(data) > INLINE_LIMIT:
                 await blobs.keep_large(self._connection, entry.ref, data, entry.key)
-                entry.has_file = True
+                entry.file_id = blobs.large_file_id(entry.ref)
 
     async def _store(self, entries: Sequence[_Entry]) -> None:
         if not entries:
@@ -163,7 +163,16 @@ class Intake:
         numbers = self._connection.numbers
         floor = numbers.take(len(entries))
         upserts = [
-            new_job(entry.draft, entry.key, entry.ref, entry.fingerprint, numbers, floor=floor, offset=offset)
+            new_job(
+                entry.draft,
+                entry.key,
+                entry.ref,
+                entry.fingerprint,
+                numbers,
+                file_id=entry.file_id,
+                floor=floor,
+                offset=offset,
+            )
             for offset, entry in enumerate(entries)
         ]
         jobs = self._connection["jobs"]
@@ -217,12 +226,12 @@ class Intake:
 
     async def _let_go(self, entries: Sequence[_Entry]) -> None:
         """Note whose files are now, and give back those of refused drafts; else `repair` would."""
-        kept = [entry for entry in entries if entry.has_file]
+        kept = [entry for entry in entries if entry.file_id]
         if not kept:
             return
         with suppress(ProviderError):
             taken = [e for e in kept if isinstance(e.answer, Job) and e.answer.key == e.key]
-            await blobs.mark_committed(self._connection, (_file_id(entry) for entry in taken))
+            await blobs.mark_committed(self._connection, (entry.file_id for entry in taken))
             for entry in kept:
                 if entry not in taken:
                     await self._give_back(entry)
@@ -231,7 +240,7 @@ class Intake:
         if entry.bytes is None:
             await blobs.release(self._connection, entry.ref.id, entry.key)
         else:
-            await blobs.remove(self._connection, [_file_id(entry)])
+            await blobs.remove(self._connection, [entry.file_id])
 
 
 def _entry(draft: Draft) -> _Entry:
@@ -258,10 +267,6 @@ def _apart(entries: Sequence[_Entry]) -> tuple[list[_Entry], list[tuple[_Entry, 
 
 def _open(entries: Iterable[_Entry]) -> list[_Entry]:
     return [entry for entry in entries if entry.answer is None]
-
-
-def _file_id(entry: _Entry) -> str:
-    return entry.ref.id if entry.bytes is None else blobs.large_file_id(entry.ref)
 
 
 def _repeat(entry: _Entry, document: Document) -> Answer:

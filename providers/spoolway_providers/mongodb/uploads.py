@@ -42,7 +42,7 @@ async def read_staged(connection: Connection, blob_id: str, offset: int, limit: 
     """Some bytes of an upload that no job names; see the interface."""
     with connection.reading():
         found = await connection.newest("blobs.files").find_one({"_id": blob_id})
-    if found is None or found["metadata"]["committed"] or await is_named(connection, found, blob_id):
+    if found is None or found["metadata"]["committed"] or await is_named(connection, found):
         raise NotFound(f"no blob {blob_id!r} is staged")
     return await read_file(connection, found, offset, limit)
 

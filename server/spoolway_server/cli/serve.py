@@ -1,6 +1,7 @@
 """The command `serve`."""
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,8 @@ def serve(
     options = {"server.host": host, "server.port": port}
     settings = read_config(config, {path: value for path, value in options.items() if value is not None})
     setup_logging(log_format=settings.server.log_format, level=settings.server.log_level)
+    # Jobs come and go by reference counts; looking for cycles at each 700 of them took an eighth of the time.
+    gc.set_threshold(20_000, 50, 100)
     try:
         asyncio.run(_run(settings))
     except OSError as error:

@@ -9,7 +9,7 @@ from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers.interface import Claimed
 from spoolway_providers.model import BlobRef, Job, JobKey, result_blob_id
 from spoolway_providers.rules import Accept, Cancelled, Complete, Event, Fail, Progress, Release
-from spoolway_server.documents import check_document
+from spoolway_server.documents import check_result
 from spoolway_server.errors import ServiceError
 from spoolway_server.leases import Update
 from spoolway_server.names import job_name, lease_token, parse_job_name
@@ -113,7 +113,7 @@ async def complete_update(
         return Update(key, Complete(token, ref), known=known)
     result = complete.result
     limit = min(limits.inline, storage.provider.capabilities.max_document_bytes)
-    await check_document(result, field="result", max_bytes=limit)
+    await check_result(result, field="result", max_bytes=limit)
     ref = BlobRef(blob_id, len(result), sha256(result).hexdigest())
     return Update(key, Complete(token, ref), payload=result, known=known)
 
