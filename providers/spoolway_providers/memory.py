@@ -15,6 +15,7 @@ import msgspec
 from spoolway_providers import digests, rules
 from spoolway_providers.errors import (
     Conflict,
+    Corrupt,
     CursorTooOld,
     NotFound,
     ProviderError,
@@ -83,6 +84,24 @@ class _Staged(msgspec.Struct):
     written_at: datetime
 
 
+class _Snapshot(msgspec.Struct):
+    """All of a storage's contents; the queues follow from the jobs."""
+
+    ranked_at: datetime
+    counter: int
+    swept: int
+    jobs: list[Job]
+    changed: list[tuple[JobKey, int]]
+    tombstones: list[tuple[JobKey, tuple[int, datetime]]]
+    requests: list[tuple[tuple[str, str, str], _Request]]
+    blobs: dict[str, bytes]
+    inline: set[str]
+    staged: dict[str, _Staged]
+    sessions: dict[str, Session]
+    closed_at: dict[str, datetime]
+    backends: dict[str, Backend]
+
+
 class MemoryProvider(Provider):
     """All in dictionaries; gone with the process."""
 
@@ -125,6 +144,46 @@ class MemoryProvider(Provider):
 
     async def close(self) -> None:
         """Keep all: opened again, it goes on where it was."""
+
+    # Snapshots, for storages that keep this one's contents somewhere
+
+    def snapshot(self) -> bytes:
+        """All contents as JSON, for `restore`."""
+        return msgspec.json.encode(
+            _Snapshot(
+                ranked_at=self._ranked_at,
+                counter=self._counter,
+                swept=self._swept,
+                jobs=list(self._jobs.values()),
+                changed=list(self._changed.items()),
+                tombstones=list(self._tombstones.items()),
+                requests=list(self._requests.items()),
+                blobs=self._blobs,
+                inline=self._inline,
+                staged=self._staged,
+                sessions=self._sessions,
+                closed_at=self._closed_at,
+                backends=self._backends,
+            )
+        )
+
+    def restore(self, snapshot: bytes) -> None:
+        """Put a snapshot in the place of all contents. Raises Corrupt."""
+        try:
+            found = msgspec.json.decode(snapshot, type=_Snapshot)
+        except msgspec.MsgspecError as error:
+            raise Corrupt(f"this is no snapshot of a storage: {error}") from error
+        self._ranked_at, self._counter, self._swept = found.ranked_at, found.counter, found.swept
+        self._jobs = {job.key: job for job in found.jobs}
+        self._changed, self._tombstones = dict(found.changed), dict(found.tombstones)
+        self._requests = dict(found.requests)
+        self._blobs, self._inline, self._staged = found.blobs, found.inline, found.staged
+        self._sessions, self._closed_at = found.sessions, found.closed_at
+        self._backends = found.backends
+        self._queues = {}
+        for job in found.jobs:
+            if job.state is State.QUEUED:
+                insort(self._queues.setdefault(job.key.backend, []), (job.rank, job.seq, job.key))
 
     # Jobs
 

@@ -320,7 +320,7 @@ async def test_former_sessions_are_given_time(account: DropboxAccount) -> None:
 
 async def test_claim_that_was_cut_off_is_nobodys(account: DropboxAccount) -> None:
     """A job that a dead owner had moved, but given to nobody yet, is the first to be claimed again."""
-    first = make_provider(account, patience_s=0.1)
+    first = make_provider(account, patience_s=0.1, place_after_s=600.0)
     await first.open()
     scene = await staged_scene(first)
     jobs = [await scene.submit() for _ in range(2)]
