@@ -26,8 +26,8 @@ run: $(VENV)/.ready ## Show the main job: a server, a spooler, a Rabi scan, its 
 serve: $(VENV)/.ready ## Keep the service up on 127.0.0.1:50061, its data in ./spoolway.sqlite
 	@$(BIN)/spoolway serve
 
-test: $(VENV)/.ready ## Run the tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: $(VENV)/.ready ## Run the tests, on all cores; ARGS="tests/server -k drain" runs some
+	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
 lint: $(VENV)/.ready proto-check ## ruff, mypy strict, import-linter, buf, fresh stubs
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -34,6 +34,7 @@ from spoolway_providers.interface import (
     Finding,
     Hints,
     LeaseView,
+    LoginField,
     Order,
     Page,
     Provider,
@@ -106,7 +107,7 @@ class MemoryProvider(Provider):
     """All in dictionaries; gone with the process."""
 
     description = "Memory of the server's process: nothing outlives it. For tests and demonstrations."
-    login_fields = ()
+    login_fields: ClassVar[tuple[LoginField, ...]] = ()
 
     def __init__(self, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock

@@ -16,9 +16,9 @@ from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import Job
 
 TIMINGS = Timings(
-    renew_every_s=0.2,
-    stop_after_s=0.6,
-    take_over_after_s=1.5,
+    renew_every_s=0.4,
+    stop_after_s=1.6,
+    take_over_after_s=3.0,
     patience_s=2.0,
     care_every_s=0.02,
     place_after_s=0.05,

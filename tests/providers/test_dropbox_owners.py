@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -228,18 +228,18 @@ async def test_renewal_whose_answer_is_lost_counts_from_its_sending(account: Dro
 
 async def test_paused_owner_writes_nothing_any_more(account: DropboxAccount) -> None:
     """An owner stopped beyond its time, and woken: another has taken over, and the first only says so."""
-    async with owner_process(account, "first") as first, owner_process(account, "second") as second:
+    async with AsyncExitStack() as processes:
+        first = await processes.enter_async_context(owner_process(account, "first"))
         await first.read_until("open")
+        second = await processes.enter_async_context(owner_process(account, "second"))
         assert await second.read() == "NotOwner"
         assert await first.do("submit r-1") == "QUEUED"
         assert await first.do("claim") == "CLAIMED"
         assert await first.do("submit r-2") == "QUEUED"
-        await asyncio.sleep(0.3)
         first.send(signal.SIGSTOP)
         await second.read_until("open")
         assert await second.do("claim") == "CLAIMED"
         assert await second.do("submit r-3") == "QUEUED"
-        await asyncio.sleep(0.3)
         before = _without_owner(account.tree())
         first.send(signal.SIGCONT)
 
