@@ -65,7 +65,9 @@ def _start() -> ssl.SSLContext:
         str(Path(_FOLDER.name) / "server.pem")
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.dropbox_emulator.server", str(_PORT), _FOLDER.name], cwd=ROOT
+        [sys.executable, "-m", "tests.dropbox_emulator.server", str(_PORT), _FOLDER.name],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
     )
     atexit.register(_stop, process)
     until = monotonic() + START_LIMIT_S

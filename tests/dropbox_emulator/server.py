@@ -312,7 +312,9 @@ def main(port: int, folder: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # Ends with whoever started it, however that ends: then there is nobody at the other end.
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
