@@ -1,7 +1,7 @@
 """What happens when nobody does anything: due times, silent sessions, claims that nobody accepted."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -103,7 +103,7 @@ class Reaper:
         views = await self._provider.sessions()
         await self._close_silent(views)
         await self._sweep_orphans()
-        await self._withdraw_unaccepted()
+        await self._withdraw_unaccepted({view.session.id for view in views if view.session.detached})
         self._busy = any(view.leases for view in views)
         limits = [view.session.silence_limit.total_seconds() / 4 for view in views if view.leases]
         self._look_s = min([BUSY_LOOK_S, *limits]) if self._busy else IDLE_LOOK_S
@@ -169,13 +169,21 @@ class Reaper:
             _log.info("jobs taken back", storage=self._storage.name, jobs=len(updates), reason=reason)
             await self._storage.leases.apply(updates)
 
-    async def _withdraw_unaccepted(self) -> None:
+    async def _withdraw_unaccepted(self, detached: Container[str]) -> None:
+        """Whose session has no stream any more may have been killed by the job: that counts as a crash."""
         page = await self._provider.find(Query(states=(State.CLAIMED,), limit=BATCH))
         updates: list[Update] = []
         for job in page.jobs:
-            token = job.holder.token if job.holder else ""
-            if self._unchanged_for(("claim", str(job.key)), token) >= CLAIM_PATIENCE_S:
-                updates.append(Update(job.key, Withdraw(token, "not accepted in time"), known=job))
+            holder = job.holder
+            if (
+                holder is None
+                or self._unchanged_for(("claim", str(job.key)), holder.token) < CLAIM_PATIENCE_S
+            ):
+                continue
+            event: SessionGone | Withdraw = Withdraw(holder.token, "not accepted in time")
+            if holder.session in detached:
+                event = SessionGone(holder.session, "its stream ended before the job was accepted")
+            updates.append(Update(job.key, event, known=job))
         self._forget("claim", {str(job.key) for job in page.jobs})
         if updates:
             await self._storage.leases.apply(updates)

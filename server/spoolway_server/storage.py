@@ -19,7 +19,7 @@ from spoolway_providers.errors import (
 )
 from spoolway_providers.interface import Claimed, Hints, Provider
 from spoolway_providers.model import Backend, JobKey, Policy, State
-from spoolway_providers.rules import Withdraw
+from spoolway_providers.rules import SessionGone, Withdraw
 from spoolway_server.admission import JobRules, read_config
 from spoolway_server.clock import Clock
 from spoolway_server.dispatcher import Dispatcher
@@ -249,8 +249,7 @@ class Storage:
             "not accepted in time", spooler=session.spooler_id, jobs=[str(job.key) for job, _ in late]
         )
         session.penalise()
-        reason = f"{session.spooler_id} did not accept it in time"
-        updates = [Update(job.key, Withdraw(token, reason), known=job) for job, token in late]
+        updates = [Update(job.key, _unaccepted(session, token), known=job) for job, token in late]
         task = asyncio.create_task(self._apply_withdrawals(updates))
         self._withdrawals.add(task)
         task.add_done_callback(self._withdrawals.discard)
@@ -319,3 +318,13 @@ class Storage:
                 await asyncio.sleep(1)
                 continue
             self.wake(hints)
+
+
+def _unaccepted(session: Session, token: str) -> SessionGone | Withdraw:
+    """What a job means that was not accepted: its spooler is slow, or the job may have killed it.
+
+    The second counts as a crash, else a job that kills its spoolers would go round for ever (R11).
+    """
+    if session.closed:
+        return SessionGone(session.id, "its stream ended before the job was accepted")
+    return Withdraw(token, f"{session.spooler_id} did not accept it in time")

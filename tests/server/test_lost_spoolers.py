@@ -257,6 +257,24 @@ async def test_a_job_that_kills_its_spoolers_ends(
     assert ended.attempt_count == 0
 
 
+async def test_a_job_that_kills_its_spoolers_ends_though_each_takes_its_time_to_restart(hasty: Lab) -> None:
+    """A stream that ends before the accept counts as a crash, also when nobody comes back for long."""
+    alice = hasty.caller()
+    job = await alice.submit()
+    for i in range(5):
+        spooler = FakeSpooler(hasty, f"spooler{i}")
+        await spooler.connect()
+        await spooler.credit(1)
+        await spooler.assignment()
+        await spooler.kill()
+        await alice.until(job.name, "QUEUED" if i < 4 else "ERROR(POISON)")
+
+    ended = await alice.job(job.name)
+
+    assert outcomes_of(ended) == ["LOST"] * 5
+    assert "its stream ended before the job was accepted" in ended.attempts[0].detail
+
+
 async def test_a_poisonous_job_lets_the_others_through(
     lab: Lab, alice: Caller, start_spooler: StartSpooler
 ) -> None:

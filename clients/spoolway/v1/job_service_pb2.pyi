@@ -75,7 +75,7 @@ class SubmitJobRequest(_message.Message):
     """Check everything, store nothing; the answer's job has no id."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """At most 32 pairs; keys 1 to 64, values up to 256 characters."""
+        """At most 32 pairs; keys 1 to 64, values up to 256 characters, none of them NUL."""
 
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp:
@@ -1789,7 +1789,7 @@ class Revoke(_message.Message):
     lease_token: _builtins.str
     """Token of the lost lease."""
     reason: _builtins.str
-    """Why: LEASE_SUPERSEDED, LEASE_WITHDRAWN, JOB_ENDED, JOB_NOT_FOUND."""
+    """Why: LEASE_SUPERSEDED, LEASE_ENDED, LEASE_WITHDRAWN, JOB_ENDED, JOB_NOT_FOUND, BACKEND_NOT_IN_HELLO."""
     def __init__(
         self,
         *,
