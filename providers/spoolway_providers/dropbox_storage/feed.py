@@ -73,7 +73,9 @@ class Feed:
     async def wait(self, timeout: timedelta) -> Hints | None:
         """Wait for a hint; None after `timeout`."""
         try:
-            await asyncio.wait_for(self._woken.wait(), timeout.total_seconds())
+            # Not wait_for: before Python 3.12 it may swallow a cancellation.
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._woken.wait()
         except TimeoutError:
             return None
         self._woken.clear()

@@ -29,6 +29,7 @@ _NO_STREAMS = frozenset({40573, 115})
 """The server is no member of a replica set, or can't have change streams at all."""
 _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 5.0
+_CANCEL_AGAIN_S = 0.2
 _OWN_COMMITS_KEPT = 200
 
 _PIPELINE: list[dict[str, Any]] = [
@@ -104,8 +105,12 @@ class Wake:
     async def close(self) -> None:
         """End the tasks."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
+        left = set(tasks)
+        while left:
+            # Again, if need be: the driver may turn a cancellation into an error of its own.
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
         await asyncio.gather(*tasks, return_exceptions=True)
         self.is_streaming = False
 

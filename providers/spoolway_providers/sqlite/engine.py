@@ -129,7 +129,9 @@ class Engine:
                 return None
             self._woken.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), min(remaining_s, look_in_s))
+                # Not wait_for: before Python 3.12 it may swallow a cancellation.
+                async with asyncio.timeout(min(remaining_s, look_in_s)):
+                    await self._woken.wait()
         return self._take_hints()
 
     async def changes(self, cursor: str, limit: int) -> Changes:
