@@ -123,7 +123,10 @@ async def test_an_upload_that_never_moves_is_given_up(server: FakeServer, client
 
 
 async def test_an_upload_that_is_refused_is_told_at_once(server: FakeServer, client: JobClient) -> None:
-    """A server with a smaller limit says so, and is not asked again."""
+    """A server with a smaller limit says so, and is not asked on and on."""
+    server.answers["GetUpload"] = in_turn(
+        Refusal(grpc.StatusCode.NOT_FOUND, "no such upload", "UPLOAD_NOT_FOUND")
+    )
     server.answers["UploadContent"] = in_turn(
         Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "at most 1 MiB", "UPLOAD_TOO_LARGE")
     )
@@ -131,7 +134,9 @@ async def test_an_upload_that_is_refused_is_told_at_once(server: FakeServer, cli
     with pytest.raises(ContentTooLargeError, match="at most 1 MiB"):
         await client.submit("echo", bytes(3 * MIB))
 
-    assert len(server.requests["UploadContent"]) == 1
+    # gRPC may report the piece that could no longer be sent (INTERNAL) instead of the refusal that had come:
+    # the client then asks where the upload stands, and meets the refusal at its next try.
+    assert len(server.requests["UploadContent"]) <= 2
 
 
 async def test_long_contents_may_be_among_many(server: FakeServer, client: JobClient) -> None:
