@@ -34,16 +34,21 @@ __all__ = [
     "Claim",
     "Complete",
     "Due",
+    "EndedByForeign",
     "Event",
     "Fail",
     "FailHeld",
     "Hold",
+    "Imported",
     "Progress",
     "Refusal",
     "Release",
     "Resume",
     "Retry",
+    "ReturnedByForeign",
     "SessionGone",
+    "Spoiled",
+    "TakenByForeign",
     "Unhold",
     "Withdraw",
     "admit",
@@ -174,6 +179,38 @@ class Retry(msgspec.Struct, frozen=True):
     by: str
 
 
+class TakenByForeign(msgspec.Struct, frozen=True):
+    """Another program has taken its document: it runs there, without a lease of ours."""
+
+    token: str = ""
+    """Of our own claim, if that came too late."""
+
+
+class EndedByForeign(msgspec.Struct, frozen=True):
+    """The other program has ended it: well, with a result, or in error."""
+
+    result: BlobRef | None = None
+    message: str = ""
+
+
+class ReturnedByForeign(msgspec.Struct, frozen=True):
+    """Somebody has put its document back into the queue."""
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """It was found running, and nobody knows where: an operator decides."""
+
+
+class Spoiled(msgspec.Struct, frozen=True):
+    """Its document was lost or changed by others, so that it can't be run."""
+
+    reason: str
+    """UPPER_SNAKE_CASE."""
+    message: str
+    token: str = ""
+    """Of our own claim, if that came too late."""
+
+
 Event = (
     Claim
     | Accept
@@ -191,6 +228,11 @@ Event = (
     | Unhold
     | FailHeld
     | Retry
+    | TakenByForeign
+    | EndedByForeign
+    | ReturnedByForeign
+    | Imported
+    | Spoiled
 )
 
 
@@ -498,6 +540,66 @@ def _retry(job: Job, event: Retry, now: datetime, policy: Policy) -> Job | Refus
     )
 
 
+def _taken_by_foreign(job: Job, event: TakenByForeign, now: datetime, policy: Policy) -> Job | Refusal:
+    if _is_foreign(job):
+        return job
+    attempts = _attempts_let_go(job, event.token, now, "another program was first to take it")
+    if attempts is None:
+        return _wrong_state(job, "only a waiting job can be taken by another program")
+    return _enter(job, now, State.RUNNING, Reason.FOREIGN, attempts=attempts, due_at=None)
+
+
+def _ended_by_foreign(job: Job, event: EndedByForeign, now: datetime, policy: Policy) -> Job | Refusal:
+    if job.is_terminal:
+        return job
+    if not (_is_foreign(job) or job.state in {State.QUEUED, State.HELD}):
+        return _wrong_state(job, "another program can't end what a session of ours holds")
+    if event.result is not None:
+        return _enter(job, now, State.DONE, result=event.result, due_at=None, fraction=1.0)
+    message = event.message[:MAX_MESSAGE] or "the program that ran it gave no reason"
+    return _end_in_error(job, now, Reason.FAILED, message, job.attempts)
+
+
+def _returned_by_foreign(job: Job, event: ReturnedByForeign, now: datetime, policy: Policy) -> Job | Refusal:
+    if job.state is State.QUEUED:
+        return job
+    if not _is_foreign(job) and (job.state, job.reason) != (State.HELD, Reason.IMPORTED):
+        return _wrong_state(job, "only what another program holds can be put back by it")
+    return _requeue(job, now)
+
+
+def _imported(job: Job, event: Imported, now: datetime, policy: Policy) -> Job | Refusal:
+    if job.state is not State.QUEUED:
+        return _wrong_state(job, "only a job that was just adopted can be marked as imported")
+    return _enter(job, now, State.HELD, Reason.IMPORTED, due_at=None)
+
+
+def _spoiled(job: Job, event: Spoiled, now: datetime, policy: Policy) -> Job | Refusal:
+    if job.is_terminal:
+        return job
+    attempts = _attempts_let_go(job, event.token, now, "its document was lost")
+    if attempts is None and not _is_foreign(job):
+        return _wrong_state(job, "whoever holds it has its document")
+    error = Failure(event.reason, event.message[:MAX_MESSAGE])
+    kept = job.attempts if attempts is None else attempts
+    return _enter(job, now, State.ERROR, Reason.FAILED, attempts=kept, error=error, due_at=None)
+
+
+def _is_foreign(job: Job) -> bool:
+    """Whether another program runs it."""
+    return (job.state, job.reason) == (State.RUNNING, Reason.FOREIGN)
+
+
+def _attempts_let_go(job: Job, token: str, now: datetime, detail: str) -> tuple[Attempt, ...] | None:
+    """The attempts of a job that nobody of ours works on, the claim of `token` withdrawn; else None."""
+    if job.state in {State.QUEUED, State.HELD}:
+        return job.attempts
+    holder = job.holder
+    if job.state is State.CLAIMED and holder is not None and holder.token == token:
+        return _end_attempt(job, now, Outcome.WITHDRAWN, detail)
+    return None
+
+
 _RULES = {
     Claim: _claim,
     Accept: _accept,
@@ -515,6 +617,11 @@ _RULES = {
     Unhold: _unhold,
     FailHeld: _fail_held,
     Retry: _retry,
+    TakenByForeign: _taken_by_foreign,
+    EndedByForeign: _ended_by_foreign,
+    ReturnedByForeign: _returned_by_foreign,
+    Imported: _imported,
+    Spoiled: _spoiled,
 }
 
 

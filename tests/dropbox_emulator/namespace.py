@@ -100,7 +100,7 @@ class Namespace:
         self._known: set[str] = set()
         self._listings: dict[str, tuple[Json, list[Json], int]] = {}
         self._numbers = count(1)
-        self._random = random.Random(seed)  # noqa: S311 - an order, no secret
+        self._random = random.Random(seed)
 
     # Reading
 

@@ -18,7 +18,7 @@ from spoolway_providers.sqlite.documents import (
 )
 from spoolway_providers.sqlite.writer import Transaction
 
-__all__ = ["Claiming", "Deletion", "claim", "commit", "delete"]
+__all__ = ["Claiming", "Deletion", "claim", "commit", "delete", "update"]
 
 _UPDATE_JOB = f"""
     UPDATE jobs SET {", ".join(f"{name} = ?" for name in JOB_VALUES)}
@@ -62,7 +62,7 @@ def claim(transaction: Transaction, claiming: Claiming) -> list[Claimed]:
         Claimed(_take(decode_job(doc), order, transaction, policy), content)
         for (doc, content), order in zip(rows, orders, strict=False)
     ]
-    _update(transaction, ((taken.job, taken.job.revision - 1) for taken in claimed))
+    update(transaction, ((taken.job, taken.job.revision - 1) for taken in claimed))
     return claimed
 
 
@@ -112,7 +112,7 @@ def _commit_all(transaction: Transaction, changes: list[Change]) -> bool:
                 return False
             payloads.append((result.id, payload))
     transaction.connection.execute("SAVEPOINT all_changes")
-    stored = _update(transaction, [(change.job, change.expected_revision) for change in changes])
+    stored = update(transaction, [(change.job, change.expected_revision) for change in changes])
     if stored == len(changes):
         keep_blobs(transaction, payloads)
     else:
@@ -129,7 +129,7 @@ def _commit(transaction: Transaction, change: Change) -> Job | ProviderError:
         refusal = _keep_staged_result(transaction, job, job.result, change.expected_revision)
         if refusal is not None:
             return refusal
-    if not _update(transaction, [(job, change.expected_revision)]):
+    if not update(transaction, [(job, change.expected_revision)]):
         current = _current(transaction, job.key)
         if isinstance(current, NotFound):
             return current
@@ -156,7 +156,7 @@ def _current(transaction: Transaction, key: JobKey) -> Job | NotFound:
     return NotFound(f"there is no {key}") if row is None else decode_job(row[0])
 
 
-def _update(transaction: Transaction, changed: Iterable[tuple[Job, int]]) -> int:
+def update(transaction: Transaction, changed: Iterable[tuple[Job, int]]) -> int:
     """Store each changed job whose row is at its expected revision; how many that are.
 
     Whoever stored less than all undoes the rest, or has asked for one only.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -48,7 +48,7 @@ class SqliteProvider(Provider):
     """One SQLite file; any number of processes of one host may share it."""
 
     description = "One SQLite file on a local disk. Needs nothing else; serves a laboratory."
-    login_fields = (
+    login_fields: ClassVar[tuple[LoginField, ...]] = (
         LoginField("path", "Path of the file; it and its folder are made. Not on a network file system."),
     )
 

@@ -1,15 +1,15 @@
 """Submitting jobs: each atomic with its request id, many in one statement."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from spoolway_providers import digests, rules
 from spoolway_providers.errors import NotFound, ProviderError, QueueFull, RequestIdReused
 from spoolway_providers.model import BlobRef, Draft, Job, JobKey, content_blob_id, new_object_id
 from spoolway_providers.sqlite.blobs import keep_blobs, keep_upload, too_large
 from spoolway_providers.sqlite.documents import JOB_VALUES, decode_job, job_values, to_microseconds
-from spoolway_providers.sqlite.writer import Transaction
+from spoolway_providers.sqlite.writer import Operation, Transaction
 
-__all__ = ["submit"]
+__all__ = ["insert_jobs", "submit", "submit_with"]
 
 _INSERT_JOB = f"""
     INSERT INTO jobs(seq, id, backend, owner, {", ".join(JOB_VALUES)})
@@ -19,12 +19,24 @@ _INSERT_JOB = f"""
 Answer = Job | ProviderError
 
 
-def submit(transaction: Transaction, calls: list[Sequence[Draft]]) -> list[list[Answer]]:
-    """Store the jobs of all calls; see the interface."""
-    intake = _Intake(transaction)
-    answers = [[intake.take(draft) for draft in drafts] for drafts in calls]
-    intake.store()
-    return answers
+NewId = Callable[[Transaction, Draft], str]
+"""The id of the job that a draft becomes; its `seq` will be `transaction.change + 1`."""
+
+
+def submit_with(new_id: NewId) -> Operation[Sequence[Draft], list[Answer]]:
+    """The operation that stores the jobs of all calls, with ids by `new_id`; see the interface."""
+
+    def submit(transaction: Transaction, calls: list[Sequence[Draft]]) -> list[list[Answer]]:
+        intake = _Intake(transaction, new_id)
+        answers = [[intake.take(draft) for draft in drafts] for drafts in calls]
+        intake.store()
+        return answers
+
+    return submit
+
+
+submit = submit_with(lambda transaction, draft: new_object_id())
+"""With ids as this storage makes them."""
 
 
 class _Intake:
@@ -33,8 +45,9 @@ class _Intake:
     A job that is still to be stored counts already: for its twin, and for the limit of waiting jobs.
     """
 
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, new_id: NewId) -> None:
         self._transaction = transaction
+        self._new_id = new_id
         self._ranked_at = transaction.rank_time()
         self._jobs: list[Job] = []
         self._contents: list[tuple[str, bytes]] = []
@@ -43,7 +56,7 @@ class _Intake:
         self._waiting: dict[str, int] = {}
 
     def take(self, draft: Draft) -> Answer:
-        key = JobKey(draft.backend, new_object_id())
+        key = JobKey(draft.backend, self._new_id(self._transaction, draft))
         content = draft.content
         ref = digests.blob_ref(content_blob_id(key), content) if isinstance(content, bytes) else content
         fingerprint = digests.draft_fingerprint(draft, ref.sha256) if draft.request_id else ""
@@ -72,13 +85,7 @@ class _Intake:
     def store(self) -> None:
         connection = self._transaction.connection
         at = to_microseconds(self._transaction.now)
-        connection.executemany(
-            _INSERT_JOB,
-            [
-                (job.seq, job.key.id, job.key.backend, job.owner, *job_values(job, job.seq))
-                for job in self._jobs
-            ],
-        )
+        insert_jobs(self._transaction, self._jobs)
         keep_blobs(self._transaction, self._contents)
         connection.executemany(
             "INSERT INTO requests(owner, backend, request_id, fingerprint, id, at) VALUES (?, ?, ?, ?, ?, ?)",
@@ -131,6 +138,14 @@ class _Intake:
                 (backend, limit),
             ).fetchone()[0]
         return self._waiting[backend]
+
+
+def insert_jobs(transaction: Transaction, jobs: Iterable[Job]) -> None:
+    """Store the rows of new jobs, each under the number of its `seq`."""
+    transaction.connection.executemany(
+        _INSERT_JOB,
+        [(job.seq, job.key.id, job.key.backend, job.owner, *job_values(job, job.seq)) for job in jobs],
+    )
 
 
 def _reused(draft: Draft) -> RequestIdReused:
