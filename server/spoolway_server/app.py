@@ -13,10 +13,13 @@ from grpc_reflection.v1alpha import reflection
 from spoolway.v1 import job_service_pb2, job_service_pb2_grpc, storage_admin_pb2, storage_admin_pb2_grpc
 from spoolway_providers.model import Policy
 from spoolway_providers.registry import make_provider
+from spoolway_server.audit import Audit
 from spoolway_server.auth import Authenticator, LoopbackAuthenticator
 from spoolway_server.backends import Backends
+from spoolway_server.catalog import Catalog, SqliteCatalog
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings
+from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.services.job_service import JobService
@@ -72,6 +75,8 @@ class SpoolwayServer:
         self._config = config
         clock = clock or Clock()
         authenticator = authenticator or LoopbackAuthenticator()
+        self.catalog: Catalog = SqliteCatalog(config.catalog_path)
+        self.audit = Audit(self.catalog, clock)
         self.storages = Storages(
             [self._storage(name, settings, clock) for name, settings in config.storages.items()],
             config.default_storage,
@@ -131,6 +136,7 @@ class SpoolwayServer:
         self.port = self._bind(server)
         for storage in self.storages.by_name.values():
             storage.on_health_change = self._update_health
+        await self._open_catalog()
         await self.storages.start()
         await server.start()
         await self._set_health()
@@ -146,6 +152,7 @@ class SpoolwayServer:
             await self._grpc.stop(grace_s)
         await self.spoolers.settle()
         await self.storages.stop()
+        await self.catalog.close()
         await asyncio.gather(*self._health_updates, return_exceptions=True)
 
     async def wait_closed(self) -> None:
@@ -185,6 +192,13 @@ class SpoolwayServer:
             description=settings.description,
             active=settings.active,
         )
+
+    async def _open_catalog(self) -> None:
+        try:
+            await self.catalog.open()
+        except ServiceError as error:
+            # Each of its calls tries again; the storages of the configuration serve meanwhile.
+            _log.error("catalog can't be opened", error=error.message)
 
     def _bind(self, server: grpc.aio.Server) -> int:
         host, port = self._config.server.host, self._config.server.port

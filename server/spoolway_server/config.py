@@ -42,6 +42,7 @@ from spoolway_server.mistakes import (
 )
 
 __all__ = [
+    "CatalogSettings",
     "Config",
     "ConfigError",
     "ConfigMistake",
@@ -232,6 +233,15 @@ class StorageSettings(_Section):
             yield name, dict.fromkeys(value, "***") if name == "login" else value
 
 
+class CatalogSettings(_Section):
+    """`[catalog]`: what the server itself must know: added storages, access tokens, the audit trail."""
+
+    path: str = ""
+    """Its SQLite file, `:memory:` for none; beside the default storage if not given."""
+    key_file: str = ""
+    """File with the key that encrypts logins; the variable SPOOLWAY_KEY wins over it."""
+
+
 StorageName = Annotated[str, Field(pattern=r"^[a-z0-9]{1,64}$")]
 
 
@@ -252,11 +262,27 @@ class Config(_Section):
     """What one call may ask for."""
     leases: LeaseSettings = Field(default_factory=LeaseSettings)
     """Defaults of every backend's policy."""
+    catalog: CatalogSettings = Field(default_factory=CatalogSettings)
+    """What the server itself must know."""
     storages: dict[StorageName, StorageSettings] = Field(default_factory=_default_storages)
     """The storages by name; none at all: `main`, the SQLite file `spoolway.sqlite` in the current folder."""
     # After the storages: a validator sees the fields before its own.
     default_storage: str = Field(default="", validate_default=True)
     """The storage of backends that name none; the first one if not given."""
+
+    @property
+    def catalog_path(self) -> str:
+        """Where the catalog is: as given, else beside the default storage, else in the current folder."""
+        if self.catalog.path:
+            return self.catalog.path
+        storage = self.storages[self.default_storage]
+        file, folder = storage.login.get("path"), storage.login.get("base_path")
+        if isinstance(file, str) and file:
+            return str(Path(file).expanduser().with_suffix(".catalog.sqlite"))
+        if isinstance(folder, str) and folder:
+            return str(Path(folder).expanduser() / "spoolway" / "catalog.sqlite")
+        # Who keeps jobs in memory wants nothing to be left.
+        return ":memory:" if storage.type == "memory" else "spoolway.catalog.sqlite"
 
     @field_validator("storages", mode="after")
     @classmethod
