@@ -1,5 +1,6 @@
 """Spoolway: submit jobs to laboratories' machines and simulators, or run them."""
 
+from spoolway.admin import AdminClient, Storage, StorageTest, StorageTestStep, SyncAdminClient
 from spoolway.backend import Backend, BackendPolicy, BackendStatus
 from spoolway.client import Job, JobClient
 from spoolway.errors import (
@@ -53,6 +54,7 @@ from spoolway.sync import SyncJob, SyncJobClient
 
 __all__ = [
     "AbortedError",
+    "AdminClient",
     "AlreadyExistsError",
     "Attempt",
     "AttemptOutcome",
@@ -93,8 +95,12 @@ __all__ = [
     "Spooler",
     "SpoolwayError",
     "StateReason",
+    "Storage",
     "StorageInactiveError",
+    "StorageTest",
+    "StorageTestStep",
     "SubmitOptions",
+    "SyncAdminClient",
     "SyncJob",
     "SyncJobClient",
     "Transition",
