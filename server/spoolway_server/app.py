@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 from datetime import timedelta
+from importlib.metadata import version
 
 import grpc
 import structlog
@@ -22,6 +23,8 @@ from spoolway_server.config import Config, StorageSettings
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
+from spoolway_server.metrics import Metrics, measured
+from spoolway_server.scraping import MetricsPort
 from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
 from spoolway_server.spoolers import Spoolers, Timing
@@ -77,6 +80,7 @@ class SpoolwayServer:
         authenticator = authenticator or LoopbackAuthenticator()
         self.catalog: Catalog = SqliteCatalog(config.catalog_path)
         self.audit = Audit(self.catalog, clock)
+        self.metrics = Metrics(version("spoolway-server"))
         self.storages = Storages(
             [self._storage(name, settings, clock) for name, settings in config.storages.items()],
             config.default_storage,
@@ -98,6 +102,7 @@ class SpoolwayServer:
         )
         self._storage_admin = StorageAdmin(storages=self.storages, authenticator=authenticator)
         self._health = _Health()
+        self.metrics_port = MetricsPort(self.metrics, self.storages)
         self._grpc: grpc.aio.Server | None = None
         self._health_updates: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -121,8 +126,15 @@ class SpoolwayServer:
             OSError: the port is taken.
         """
         server = self._grpc = grpc.aio.server(options=self._options())
-        add_guarded(job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service, server)
-        add_guarded(storage_admin_pb2_grpc.add_StorageAdminServicer_to_server, self._storage_admin, server)
+        add_guarded(
+            job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service, server, self.metrics
+        )
+        add_guarded(
+            storage_admin_pb2_grpc.add_StorageAdminServicer_to_server,
+            self._storage_admin,
+            server,
+            self.metrics,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [
@@ -134,6 +146,8 @@ class SpoolwayServer:
             server,
         )
         self.port = self._bind(server)
+        if self._config.metrics.enabled:
+            await self.metrics_port.start(self._config.metrics.host, self._config.metrics.port)
         for storage in self.storages.by_name.values():
             storage.on_health_change = self._update_health
         await self._open_catalog()
@@ -151,6 +165,7 @@ class SpoolwayServer:
             self._health.ended.set()
             await self._grpc.stop(grace_s)
         await self.spoolers.settle()
+        await self.metrics_port.stop()
         await self.storages.stop()
         await self.catalog.close()
         await asyncio.gather(*self._health_updates, return_exceptions=True)
@@ -175,7 +190,7 @@ class SpoolwayServer:
         await self.stop(settings.drain_grace_s)
 
     def _storage(self, name: str, settings: StorageSettings, clock: Clock) -> Storage:
-        leases = self._config.leases
+        leases, metrics = self._config.leases, self.metrics.storage(name)
         policy = Policy(
             max_attempts=leases.max_attempts,
             max_crashes=leases.max_crashes,
@@ -186,11 +201,12 @@ class SpoolwayServer:
         return Storage(
             name,
             settings.type,
-            make_provider(settings.type, settings.login),
+            measured(make_provider(settings.type, settings.login), metrics),
             policy=policy,
             clock=clock,
             description=settings.description,
             active=settings.active,
+            metrics=metrics,
         )
 
     async def _open_catalog(self) -> None:

@@ -48,6 +48,7 @@ __all__ = [
     "ConfigMistake",
     "LeaseSettings",
     "LimitSettings",
+    "MetricsSettings",
     "ServerSettings",
     "StorageSettings",
     "Unit",
@@ -189,6 +190,17 @@ class LeaseSettings(_Section):
         return interval_s
 
 
+class MetricsSettings(_Section):
+    """`[metrics]`: the port that Prometheus reads."""
+
+    enabled: bool = False
+    """Whether to serve GET /metrics."""
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    """Address to listen on. Whoever reaches it sees names of storages and backends, and no more."""
+    port: Annotated[int, _Number, Field(ge=0, le=65_535), Unit("TCP port")] = 9464
+    """Port to listen on; 0 takes any free one."""
+
+
 def _context(info: ValidationInfo) -> Mapping[str, Any]:
     return info.context or {}
 
@@ -264,6 +276,8 @@ class Config(_Section):
     """Defaults of every backend's policy."""
     catalog: CatalogSettings = Field(default_factory=CatalogSettings)
     """What the server itself must know."""
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    """The port that Prometheus reads."""
     storages: dict[StorageName, StorageSettings] = Field(default_factory=_default_storages)
     """The storages by name; none at all: `main`, the SQLite file `spoolway.sqlite` in the current folder."""
     # After the storages: a validator sees the fields before its own.

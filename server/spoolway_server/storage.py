@@ -27,6 +27,7 @@ from spoolway_server.documents import parse_document
 from spoolway_server.errors import ServiceError
 from spoolway_server.feed import Feed
 from spoolway_server.leases import Leases, Update
+from spoolway_server.metrics import Metrics, StorageMetrics
 from spoolway_server.reaper import Reaper
 from spoolway_server.sessions import Session
 
@@ -55,6 +56,7 @@ class Storage:
         clock: Clock,
         description: str = "",
         active: bool = True,
+        metrics: StorageMetrics | None = None,
     ) -> None:
         """Put the parts together; `start` sets them going.
 
@@ -66,6 +68,7 @@ class Storage:
             clock: the machine's clocks.
             description: for people.
             active: takes submits and gives jobs.
+            metrics: its counters; None: some that nobody reads.
         """
         self.name = name
         self.type_name = type_name
@@ -74,6 +77,7 @@ class Storage:
         self.active = active
         self.trouble = "not opened yet"
         self.clock = clock
+        self.metrics = metrics or Metrics().storage(name)
         self.feed = Feed(provider)
         self.leases = Leases(self)
         self.reaper = Reaper(self)
