@@ -1,7 +1,7 @@
 """Spoolway: submit jobs to laboratories' machines and simulators, or run them."""
 
 from spoolway.admin import AdminClient, Storage, StorageTest, StorageTestStep, SyncAdminClient
-from spoolway.backend import Backend, BackendPolicy, BackendStatus
+from spoolway.backend import Backend, BackendPolicy, BackendStatus, PolicyChanges
 from spoolway.client import Job, JobClient
 from spoolway.errors import (
     AbortedError,
@@ -84,6 +84,7 @@ __all__ = [
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
+    "PolicyChanges",
     "QueueFullError",
     "RequestIdReusedError",
     "ResourceExhaustedError",

@@ -3,8 +3,11 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from spoolway.backend import Backend, PolicyChanges, backend_from_proto, policy_to_proto
 from spoolway.blocking import SyncCaller, thread
 from spoolway.caller import DEFAULT_TIMEOUT_S, Caller, Seconds
 from spoolway.v1 import storage_admin_pb2 as pb
@@ -89,6 +92,38 @@ class AdminClient(Caller):
         answer = await self._connection().call(self._admin.TestStorage, request, timeout_s=_TEST_S)
         return StorageTest(passed=answer.passed, steps=tuple(map(_step, answer.steps)))
 
+    async def set_backend_policy(
+        self, name: str, *, etag: str | None = None, **changes: Unpack[PolicyChanges]
+    ) -> Backend:
+        """Change some fields of a backend's policy; the others, and its config, stay as they are.
+
+        Args:
+            name: Short name of the backend.
+            etag: Its `policy_etag` as you read it: change only that version. Else whatever there is.
+            changes: The fields, which are those of BackendPolicy. None is the server's default.
+
+        Raises:
+            EtagMismatchError: it has changed since; read it and decide again.
+            InvalidArgumentError: a value that it can't have.
+        """
+        request = pb.SetBackendPolicyRequest(
+            name=name,
+            policy=policy_to_proto(changes),
+            update_mask=FieldMask(paths=list(changes)),
+            etag=etag or "",
+        )
+        return backend_from_proto((await self._call(self._admin.SetBackendPolicy, request)).backend)
+
+    async def pause_backend(self, name: str) -> Backend:
+        """Hand out no more of its jobs; what waits keeps its place, what runs goes on. Safe to repeat."""
+        request = pb.PauseBackendRequest(name=name)
+        return backend_from_proto((await self._call(self._admin.PauseBackend, request)).backend)
+
+    async def resume_backend(self, name: str) -> Backend:
+        """Hand out its jobs again. Safe to repeat."""
+        request = pb.ResumeBackendRequest(name=name)
+        return backend_from_proto((await self._call(self._admin.ResumeBackend, request)).backend)
+
     @property
     def _admin(self) -> "AdminStub":
         return self._connection().admin
@@ -118,6 +153,20 @@ class SyncAdminClient(SyncCaller):
     def test_storage(self, name: str) -> StorageTest:
         """Go through what a storage must be able to do; see AdminClient.test_storage."""
         return thread.run(self._client.test_storage(name))
+
+    def set_backend_policy(
+        self, name: str, *, etag: str | None = None, **changes: Unpack[PolicyChanges]
+    ) -> Backend:
+        """Change some fields of a backend's policy; see AdminClient.set_backend_policy."""
+        return thread.run(self._client.set_backend_policy(name, etag=etag, **changes))
+
+    def pause_backend(self, name: str) -> Backend:
+        """Hand out no more of its jobs; see AdminClient.pause_backend."""
+        return thread.run(self._client.pause_backend(name))
+
+    def resume_backend(self, name: str) -> Backend:
+        """Hand out its jobs again; see AdminClient.resume_backend."""
+        return thread.run(self._client.resume_backend(name))
 
 
 def _storage(message: pb.Storage) -> Storage:

@@ -60,6 +60,9 @@ _ADMIN_SAFE_TO_REPEAT = (
     "ListStorages",
     "GetStorage",
     "ListProviderTypes",
+    "SetBackendPolicy",
+    "PauseBackend",
+    "ResumeBackend",
 )
 _SERVICE = "spoolway.v1.JobService"
 _ADMIN_SERVICE = "spoolway.v1.StorageAdmin"

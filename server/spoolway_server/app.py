@@ -24,6 +24,7 @@ from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.metrics import Metrics, measured
+from spoolway_server.policies import Policies
 from spoolway_server.scraping import MetricsPort
 from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
@@ -90,17 +91,23 @@ class SpoolwayServer:
         upload_limits = UploadLimits(
             inline=limits.max_inline_bytes, content=limits.max_content_bytes, result=limits.max_result_bytes
         )
+        backends = Backends(self.storages, max_config_bytes=limits.max_config_bytes)
         self._job_service = JobService(
             storages=self.storages,
             jobs=Jobs(self.storages, limits=upload_limits, max_depth=limits.max_json_depth),
             watching=Watching(self.storages),
-            backends=Backends(self.storages, max_config_bytes=limits.max_config_bytes),
+            backends=backends,
             spoolers=self.spoolers,
             authenticator=authenticator,
             limits=upload_limits,
             max_batch=limits.max_batch,
         )
-        self._storage_admin = StorageAdmin(storages=self.storages, authenticator=authenticator)
+        self._storage_admin = StorageAdmin(
+            storages=self.storages,
+            backends=backends,
+            policies=Policies(self.storages),
+            authenticator=authenticator,
+        )
         self._health = _Health()
         self.metrics_port = MetricsPort(self.metrics, self.storages)
         self._grpc: grpc.aio.Server | None = None

@@ -83,7 +83,7 @@ class Storage:
         self.reaper = Reaper(self)
         self.opened = asyncio.Event()
         self._in_trouble = asyncio.Event()
-        self._default_policy = policy
+        self.default_policy = policy
         self._backends: dict[str, Backend] = {}
         self._backends_read_at = float("-inf")
         self._rules: dict[str, tuple[str, JobRules]] = {}
@@ -185,7 +185,7 @@ class Storage:
     def policy(self, backend: str) -> Policy:
         """The policy in force, as last read."""
         known = self._backends.get(backend)
-        return (known and known.policy) or self._default_policy
+        return (known and known.policy) or self.default_policy
 
     def rules(self, backend: Backend) -> JobRules:
         """What the backend's config demands of jobs; compiled once a version."""
