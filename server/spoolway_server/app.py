@@ -41,6 +41,8 @@ _log = structlog.get_logger(__name__)
 SERVICES = ("spoolway.v1.JobService", "spoolway.v1.StorageAdmin")
 LEAVE_GRACE_S = 5.0
 """What streams get of the grace, to be closed by their clients."""
+STREAM_SHARE = 0.8
+"""Of a connection's greatest age: how old a stream gets."""
 LAST_WORD_S = 0.1
 """What watchers of the health get to be told that it is over."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -95,7 +97,7 @@ class SpoolwayServer:
         self._job_service = JobService(
             storages=self.storages,
             jobs=Jobs(self.storages, limits=upload_limits, max_depth=limits.max_json_depth),
-            watching=Watching(self.storages),
+            watching=Watching(self.storages, stream_age=_stream_age(config)),
             backends=backends,
             spoolers=self.spoolers,
             authenticator=authenticator,
@@ -245,6 +247,7 @@ class SpoolwayServer:
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
+            *_age_options(self._config.server.max_connection_age_s),
         ]
 
     async def _begin_drain(self) -> None:
@@ -291,10 +294,25 @@ def _on_signal(stop: asyncio.Event) -> None:
     stop.set()
 
 
+def _age_options(age_s: float) -> list[tuple[str, int]]:
+    """gRPC's limit of a connection's age; with a grace as long, our own end of a stream comes first."""
+    if not age_s:
+        return []
+    age_ms = int(age_s * 1000)
+    return [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", age_ms)]
+
+
+def _stream_age(config: Config) -> timedelta | None:
+    """When a stream is asked to move on: below the least that gRPC makes of the limit, 10 % under it."""
+    age_s = config.server.max_connection_age_s
+    return timedelta(seconds=age_s * STREAM_SHARE) if age_s else None
+
+
 def _timing(config: Config) -> Timing:
     leases = config.leases
     return Timing(
         heartbeat=timedelta(seconds=leases.heartbeat_interval_s),
         idle_heartbeat=timedelta(seconds=leases.idle_heartbeat_s),
         accept=timedelta(seconds=leases.accept_timeout_s),
+        stream_age=_stream_age(config),
     )

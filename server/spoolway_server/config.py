@@ -121,6 +121,8 @@ class ServerSettings(_Section):
     """From saying "not serving" to refusing calls, at a stop. Longer than a balancer's check interval."""
     drain_grace_s: Annotated[_Seconds, Field(ge=0, le=3600)] = 30
     """How long calls under way may take to end, at a stop."""
+    max_connection_age_s: Annotated[_Seconds, Field(ge=0, le=DAY_S)] = 3600
+    """How old a connection gets before its clients are asked for a new one, maybe elsewhere; 0: any age."""
     log_format: Literal["console", "json"] = "console"
     """`console` for people, `json` for programs: one object a line."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
