@@ -2,7 +2,6 @@
 
 import math
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
@@ -19,12 +18,10 @@ from bench.worker import StreamPlan
 __all__ = [
     "PRELOAD_S",
     "Body",
-    "End",
     "Latency",
     "Throughput",
     "preload",
     "quantile",
-    "start_ends",
     "start_floor",
     "start_server",
     "start_service",
@@ -133,7 +130,7 @@ async def start_floor(stack: AsyncExitStack, folder: Path) -> Body:
     """The floor with its client and worker."""
     server = await _child(stack, "floor", "bench.floor", [folder / "floor.log"], folder)
     address = (await server.ready())["address"]
-    client, worker = await start_ends(stack, "floor", *_modules("floor", address), folder)
+    client, worker = await _ends(stack, "floor", "floor", address, folder)
     return Body("floor", server=server, client=client, worker=worker, counter=server)
 
 
@@ -147,7 +144,7 @@ async def start_service(
 ) -> Body:
     """A server on this storage with its client and worker."""
     server, address = await start_server(stack, case, folder, profile=profile)
-    client, worker = await start_ends(stack, case.name, *_modules("service", address, streams), folder)
+    client, worker = await _ends(stack, case.name, "service", address, folder, streams)
     return Body(case.name, server=server, client=client, worker=worker, counter=worker)
 
 
@@ -178,49 +175,42 @@ async def preload(case: StorageCase, backend: str, jobs: int, folder: Path) -> N
         await child.stop()
 
 
-@dataclass(frozen=True)
-class End:
-    """A client or a worker: a module, started with `before`, its end of the link and `after`."""
-
-    module: str
-    before: Sequence[object]
-    after: Sequence[object] = ()
-
-
-async def start_ends(
+async def _ends(
     stack: AsyncExitStack,
     name: str,
-    client: End,
-    worker: End,
+    kind: str,
+    address: str,
     folder: Path,
-    *,
-    python: Path | str = sys.executable,
+    streams: Sequence[StreamPlan] = (),
 ) -> tuple[Child, Child]:
-    """A client and a worker, linked to each other."""
-    client_link, worker_link = socket.socketpair()
-    with closing(client_link), closing(worker_link):
-        ends = []
-        for kind, end, link in (("client", client, client_link), ("worker", worker, worker_link)):
-            arguments = [*end.before, link.fileno(), *end.after]
-            child = await Child.start(
-                f"{name} {kind}", end.module, arguments, folder=folder, links=[link.fileno()], python=python
-            )
-            stack.push_async_callback(child.stop)
-            ends.append(child)
-    for child in ends:
-        await child.ready()
-    return ends[0], ends[1]
-
-
-def _modules(kind: str, address: str, streams: Sequence[StreamPlan] = ()) -> tuple[End, End]:
-    plans = msgspec.json.encode(streams).decode()
-    return End("bench.client", [kind, address]), End("bench.worker", [kind, address], [plans])
+    client_end, worker_end = socket.socketpair()
+    with closing(client_end), closing(worker_end):
+        client = await _child(
+            stack, f"{name} client", "bench.client", [kind, address, client_end.fileno()], folder, client_end
+        )
+        plans = msgspec.json.encode(streams).decode()
+        worker = await _child(
+            stack,
+            f"{name} worker",
+            "bench.worker",
+            [kind, address, worker_end.fileno(), plans],
+            folder,
+            worker_end,
+        )
+    await client.ready()
+    await worker.ready()
+    return client, worker
 
 
 async def _child(
-    stack: AsyncExitStack, name: str, module: str, arguments: Sequence[Any], folder: Path
+    stack: AsyncExitStack,
+    name: str,
+    module: str,
+    arguments: Sequence[Any],
+    folder: Path,
+    link: socket.socket | None = None,
 ) -> Child:
-    child = await Child.start(name, module, arguments, folder=folder)
+    child = await Child.start(name, module, arguments, folder=folder, links=[link.fileno()] if link else [])
     stack.push_async_callback(child.stop)
     return child
 

@@ -1,7 +1,6 @@
 """Spoolway: submit jobs to laboratories' machines and simulators, or run them."""
 
-from spoolway.admin import AdminClient, Storage, StorageTest, StorageTestStep, SyncAdminClient
-from spoolway.backend import Backend, BackendPolicy, BackendStatus, PolicyChanges
+from spoolway.backend import Backend, BackendPolicy, BackendStatus
 from spoolway.client import Job, JobClient
 from spoolway.errors import (
     AbortedError,
@@ -54,7 +53,6 @@ from spoolway.sync import SyncJob, SyncJobClient
 
 __all__ = [
     "AbortedError",
-    "AdminClient",
     "AlreadyExistsError",
     "Attempt",
     "AttemptOutcome",
@@ -84,7 +82,6 @@ __all__ = [
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
-    "PolicyChanges",
     "QueueFullError",
     "RequestIdReusedError",
     "ResourceExhaustedError",
@@ -96,12 +93,8 @@ __all__ = [
     "Spooler",
     "SpoolwayError",
     "StateReason",
-    "Storage",
     "StorageInactiveError",
-    "StorageTest",
-    "StorageTestStep",
     "SubmitOptions",
-    "SyncAdminClient",
     "SyncJob",
     "SyncJobClient",
     "Transition",

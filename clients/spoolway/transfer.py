@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import io
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -112,21 +111,20 @@ class Transfer:
         return response.size_bytes
 
     async def _fetch(self, open_at: Callable[[int], Any], size: int) -> bytes:
-        # What it holds is handed out without a copy: a long result is in memory once.
-        content = io.BytesIO()
+        content = bytearray()
         patience = _Patience(self._timing, self._tries)
-        while content.tell() < size:
-            call = open_at(content.tell())
+        while len(content) < size:
+            call = open_at(len(content))
             try:
                 while (piece := await self._connection.read(call)) is not None:
-                    content.write(piece.chunk)
-                if content.tell() < size:
-                    raise DataLossError(f"{content.tell():,} of {size:,} bytes arrived; get it again")
+                    content += piece.chunk
+                if len(content) < size:
+                    raise DataLossError(f"{len(content):,} of {size:,} bytes arrived; get it again")
             except SpoolwayError as error:
-                await patience.after(error, content.tell())
+                await patience.after(error, len(content))
             finally:
                 call.cancel()
-        return content.getvalue()
+        return bytes(content)
 
 
 class _Patience:

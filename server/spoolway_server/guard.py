@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
@@ -13,7 +12,6 @@ from google.protobuf.message import DecodeError
 from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import new_token
 from spoolway_server.errors import ServiceError, from_provider_error
-from spoolway_server.metrics import MethodMetrics, Metrics
 
 if TYPE_CHECKING:
     # Generic in the stubs only.
@@ -31,12 +29,9 @@ _log = structlog.get_logger(__name__)
 
 
 def add_guarded(
-    add_to_server: Callable[[Servicer, grpc.aio.Server], None],
-    servicer: Servicer,
-    server: grpc.aio.Server,
-    metrics: Metrics,
+    add_to_server: Callable[[Servicer, grpc.aio.Server], None], servicer: Servicer, server: grpc.aio.Server
 ) -> None:
-    """Add a service, each of its calls guarded and counted: an exception becomes the status it stands for.
+    """Add a service, each of its calls guarded: an exception becomes the status that it stands for.
 
     A fault of ours is INTERNAL and logged. Wrapped once, here, as an interceptor would wrap at each call.
 
@@ -44,15 +39,11 @@ def add_guarded(
         add_to_server: the generated `add_...Servicer_to_server`.
         servicer: what it adds.
         server: where.
-        metrics: what counts the calls.
     """
     methods = _Methods()
     add_to_server(servicer, cast("grpc.aio.Server", methods))
     for service, handlers in methods.by_service.items():
-        guarded = {
-            name: _guard(handler, f"/{service}/{name}", metrics.method(name))
-            for name, handler in handlers.items()
-        }
+        guarded = {name: _guard(handler, f"/{service}/{name}") for name, handler in handlers.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
 
@@ -69,7 +60,7 @@ class _Methods:
         self.by_service[service] = handlers
 
 
-def _guard(handler: Any, method: str, metrics: MethodMetrics) -> Handler:
+def _guard(handler: Any, method: str) -> Handler:
     parse = _parser(handler.request_deserializer)
     # Requests are parsed within the guarded call, else bytes that are no message would be gRPC's
     # UNKNOWN and a traceback in the log.
@@ -77,16 +68,14 @@ def _guard(handler: Any, method: str, metrics: MethodMetrics) -> Handler:
     if handler.request_streaming:
         parse = partial(_Parsed, parse)
     if handler.request_streaming and handler.response_streaming:
-        call = _streaming(handler.stream_stream, parse, method, metrics)
+        call = _streaming(handler.stream_stream, parse, method)
         return grpc.stream_stream_rpc_method_handler(call, **wire)
     if handler.response_streaming:
-        call = _streaming(handler.unary_stream, parse, method, metrics)
+        call = _streaming(handler.unary_stream, parse, method)
         return grpc.unary_stream_rpc_method_handler(call, **wire)
     if handler.request_streaming:
-        call = _unary(handler.stream_unary, parse, method, metrics)
-        return grpc.stream_unary_rpc_method_handler(call, **wire)
-    call = _unary(handler.unary_unary, parse, method, metrics)
-    return grpc.unary_unary_rpc_method_handler(call, **wire)
+        return grpc.stream_unary_rpc_method_handler(_unary(handler.stream_unary, parse, method), **wire)
+    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, parse, method), **wire)
 
 
 class _Parsed:
@@ -119,55 +108,32 @@ def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[Any], Any]:
 
 
 def _unary(
-    call: Callable[[Any, Context], Awaitable[Any]],
-    parse: Callable[[Any], Any],
-    method: str,
-    metrics: MethodMetrics,
+    call: Callable[[Any, Context], Awaitable[Any]], parse: Callable[[Any], Any], method: str
 ) -> Callable[[Any, Context], Any]:
     async def handle(request: Any, context: Context) -> Any:
-        began = perf_counter()
-        # Unless told otherwise: whoever called has gone, or its time is over.
-        code = "CANCELLED"
         try:
-            response = await call(parse(request), context)
-            code = "OK"
-            return response
+            return await call(parse(request), context)
         except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status
-            status = _status_of(error, method)
-            code = status.code.name
-            await context.abort(status.code, status.message, status.trailer())
-        finally:
-            metrics.unary(code, perf_counter() - began)
+            await _abort(context, error, method)
 
     return handle
 
 
 def _streaming(
-    call: Callable[[Any, Context], AsyncGenerator[Any, None]],
-    parse: Callable[[Any], Any],
-    method: str,
-    metrics: MethodMetrics,
+    call: Callable[[Any, Context], AsyncGenerator[Any, None]], parse: Callable[[Any], Any], method: str
 ) -> Callable[[Any, Context], AsyncGenerator[Any, None]]:
     async def handle(request: Any, context: Context) -> AsyncGenerator[Any, None]:
-        code = "CANCELLED"
-        metrics.open_streams.inc()
         try:
             async with aclosing(call(parse(request), context)) as responses:
                 async for response in responses:
                     yield response
-            code = "OK"
         except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status
-            status = _status_of(error, method)
-            code = status.code.name
-            await context.abort(status.code, status.message, status.trailer())
-        finally:
-            metrics.open_streams.dec()
-            metrics.stream(code)
+            await _abort(context, error, method)
 
     return handle
 
 
-def _status_of(error: Exception, method: str) -> ServiceError:
+async def _abort(context: Context, error: Exception, method: str) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ProviderError):
@@ -175,10 +141,10 @@ def _status_of(error: Exception, method: str) -> ServiceError:
     if not isinstance(error, ServiceError):
         incident = new_token()[:8]
         _log.error("call failed", method=method, incident=incident, exc_info=error)
-        return ServiceError(
+        error = ServiceError(
             grpc.StatusCode.INTERNAL,
             "INTERNAL",
             f"a fault of the server; its log has it under incident {incident}",
             metadata={"incident": incident},
         )
-    return error
+    await context.abort(error.code, error.message, error.trailer())

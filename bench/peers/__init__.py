@@ -1,1 +1,0 @@
-"""Other queues through the same work: `make bench-peers`. docs/performance.md tells how each is set."""
