@@ -59,13 +59,16 @@ dist: $(VENV)/.ready ## Build both wheels and sdists, and try them in bare envir
 client-protobuf6: ## Run the client's tests with protobuf 6
 	@sh tests/packaging/protobuf6.sh
 
+sqooler-test: $(VENV)/.ready ## Run sqooler's own programs against the service, in an environment of its own
+	@sh tests/sqooler/run.sh $(BIN)/spoolway $(ARGS)
+
 release-contract: $(VENV)/.ready ## At a release: what the breaking-change check compares with from now on
 	@$(BIN)/buf build proto -o proto/released.binpb
 
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: release-contract help run serve test crash bench lint check format dist client-protobuf6 clean proto proto-check
+.PHONY: release-contract help run serve test crash bench lint check format dist client-protobuf6 sqooler-test clean proto proto-check
 
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto

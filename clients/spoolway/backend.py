@@ -64,6 +64,8 @@ class Backend:
     """The storage that holds its jobs."""
     config: dict[str, Any]
     """What it can do, as its spooler registered it; of a signed config the payload."""
+    config_bytes: bytes
+    """The JSON document as it is stored: the config, or the signed document around it."""
     config_etag: str
     """Changes with the config."""
     policy: BackendPolicy
@@ -106,6 +108,7 @@ def backend_from_proto(backend: pb.Backend) -> Backend:
         name=backend.name.rpartition("/")[2],
         storage=backend.storage.rpartition("/")[2],
         config=_config(backend.config),
+        config_bytes=backend.config,
         config_etag=backend.config_etag,
         policy=_policy(backend.policy),
         policy_etag=backend.policy_etag,

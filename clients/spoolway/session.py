@@ -80,16 +80,20 @@ class Session:
         transfer: Transfer,
         timing: Timing,
         now: Callable[[], float],
+        max_jobs: int | None = None,
     ) -> None:
-        """Begin without a stream."""
+        """Begin without a stream; hold at most `max_jobs` jobs at once, whatever backends they are of."""
         self._identity = identity
         self._backends = {backend.name: backend for backend in backends}
         self._timing = timing
         self._now = now
+        self._max_jobs = max_jobs
         self._loop = asyncio.get_running_loop()
         self.outbox = Outbox()
         self.leases = LeaseClock(now)
         threads = sum(backend.concurrency for backend in self._backends.values())
+        if max_jobs is not None:
+            threads = min(threads, max_jobs)
         self.runner = Runner(threads, transfer, self.function_ended)
         self.poke = asyncio.Event()
         self.finished = asyncio.Event()
@@ -286,7 +290,10 @@ class Session:
         self._reports.send(held, Report.ACCEPT, self._now())
 
     def _refuses(self, backend: SpooledBackend) -> bool:
-        return self._is_draining or backend.busy >= backend.concurrency or self._are_leases_unsure()
+        if self._is_draining or backend.busy >= backend.concurrency or self._are_leases_unsure():
+            return True
+        busy = sum(backend.busy for backend in self._backends.values())
+        return self._max_jobs is not None and busy >= self._max_jobs
 
     def _are_leases_unsure(self) -> bool:
         """Whether there are leases, and they are unsure.
@@ -455,6 +462,10 @@ class Session:
     def _send_credits(self) -> None:
         if self._is_draining:
             return
+        if self._max_jobs is not None:
+            # First, so that no job comes by a backend's credit that the whole has no place for.
+            revoked = sum(backend.revoked for backend in self._backends.values())
+            self._reports.credit("", 0 if self._was_unsure else max(0, self._max_jobs - revoked))
         for backend in self._backends.values():
             self._reports.credit(backend.name, 0 if self._was_unsure else backend.credit)
 

@@ -64,6 +64,7 @@ class Spooler:
         ca: str | os.PathLike[str] | None = None,
         profile: str | None = None,
         predecessor_dead: bool = False,
+        max_jobs: int | None = None,
     ) -> None:
         """Find the settings; nothing is sent before `run` or `serve`.
 
@@ -81,12 +82,15 @@ class Spooler:
             profile: Table of the profile file.
             predecessor_dead: Say that an earlier process of this spooler_id is surely dead, as under a
                 service manager: its jobs return at once, not only when their leases run out.
+            max_jobs: Jobs at once over all backends, where they share one device; None: no limit but theirs.
 
         Raises:
             SettingsError: a setting is wrong.
         """
         if not NAME_PATTERN.fullmatch(spooler_id):
             raise SettingsError(f"spooler_id {spooler_id!r} must match ^{NAME_PATTERN.pattern}$")
+        if max_jobs is not None and max_jobs < 1:
+            raise SettingsError(f"max_jobs must be at least 1, not {max_jobs}")
         self._settings = resolve_settings(address=address, token=token, user=user, ca=ca, profile=profile)
         self._identity = Identity(
             spooler_id=spooler_id,
@@ -94,6 +98,7 @@ class Spooler:
             sdk=f"spoolway-python/{_version()}",
             predecessor_dead=predecessor_dead,
         )
+        self._max_jobs = max_jobs
         self._timing = Timing()
         self._now = steady_clock()
         self._backends: dict[str, SpooledBackend] = {}
@@ -110,7 +115,7 @@ class Spooler:
         self,
         name: str,
         *,
-        config: Mapping[str, Any],
+        config: Mapping[str, Any] | bytes,
         run: RunFunction,
         concurrency: int = 1,
         storage: str | None = None,
@@ -119,7 +124,8 @@ class Spooler:
 
         Args:
             name: Short name, ^[a-z0-9]{1,64}$.
-            config: What it can do, at most 1 MiB of JSON. `job_schema` may hold a JSON Schema of its jobs.
+            config: What it can do, at most 1 MiB of JSON, or that JSON document itself, such as a signed one.
+                `job_schema` may hold a JSON Schema of its jobs.
             run: Runs one job.
             concurrency: Jobs at once; 1 for a real device.
             storage: Where a new backend is kept; None: the server's default. One that exists stays.
@@ -188,6 +194,7 @@ class Spooler:
             tuple(self._backends.values()),
             timing=self._timing,
             now=self._now,
+            max_jobs=self._max_jobs,
         )
         with self._lock:
             self._serving = (asyncio.get_running_loop(), supervisor)

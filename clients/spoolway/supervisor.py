@@ -44,6 +44,7 @@ class Supervisor:
         *,
         timing: Timing,
         now: Callable[[], float],
+        max_jobs: int | None = None,
     ) -> None:
         """Prepare; `run` does it. Must be made in the event loop that runs it."""
         self._settings = settings
@@ -53,7 +54,9 @@ class Supervisor:
         self._unary = Connection(settings, own_connections=True)
         # Results are never given up while somebody may want them.
         transfer = Transfer(self._unary, timing=timing, tries=None)
-        self.session = Session(identity, backends, transfer=transfer, timing=timing, now=now)
+        self.session = Session(
+            identity, backends, transfer=transfer, timing=timing, now=now, max_jobs=max_jobs
+        )
         self._delivery = Delivery(self._unary, self.session, timing=timing, now=now)
         self._backoff = Backoff(timing.reconnect_first_s, timing.reconnect_longest_s)
         self._was_welcomed = False

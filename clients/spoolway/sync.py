@@ -8,6 +8,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -29,8 +30,11 @@ class _LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def start(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        return asyncio.run_coroutine_threadsafe(work, self._started())
+
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._started())
+        future = self.start(work)
         try:
             return future.result()
         except BaseException:
@@ -70,7 +74,7 @@ def _ignore_poller_noise(loop: asyncio.AbstractEventLoop, context: dict[str, Any
         loop.default_exception_handler(context)
 
 
-_thread = _LoopThread()
+loop_thread = _LoopThread()
 
 
 class SyncJobClient:
@@ -129,7 +133,7 @@ class SyncJobClient:
 
     def close(self) -> None:
         """Close the connection."""
-        _thread.run(self._client.close())
+        loop_thread.run(self._client.close())
 
     def submit(
         self,
@@ -140,11 +144,13 @@ class SyncJobClient:
         **options: Unpack[SubmitOptions],
     ) -> "SyncJob":
         """Submit one job; see JobClient.submit."""
-        return SyncJob(_thread.run(self._client.submit(backend, content, request_id=request_id, **options)))
+        return SyncJob(
+            loop_thread.run(self._client.submit(backend, content, request_id=request_id, **options))
+        )
 
     def validate(self, backend: str, content: Content, **options: Unpack[SubmitOptions]) -> None:
         """Let the server check a job and store nothing; see JobClient.validate."""
-        _thread.run(self._client.validate(backend, content, **options))
+        loop_thread.run(self._client.validate(backend, content, **options))
 
     def submit_many(
         self,
@@ -156,7 +162,7 @@ class SyncJobClient:
     ) -> "list[SyncJob | SpoolwayError]":
         """Submit many jobs in few calls; see JobClient.submit_many."""
         work = self._client.submit_many(backend, contents, request_id=request_id, **options)
-        return [SyncJob(answer) if isinstance(answer, Job) else answer for answer in _thread.run(work)]
+        return [SyncJob(answer) if isinstance(answer, Job) else answer for answer in loop_thread.run(work)]
 
     def job(self, name: str) -> "SyncJob":
         """A handle on a job by its name or id, without a call."""
@@ -173,22 +179,22 @@ class SyncJobClient:
     ) -> "Iterator[SyncJob]":
         """The caller's jobs, newest first; see JobClient.jobs."""
         found = self._client.jobs(backend, states, labels=labels, oldest_first=oldest_first, limit=limit)
-        return map(SyncJob, _thread.iterate(found))
+        return map(SyncJob, loop_thread.iterate(found))
 
     def backends(self) -> list[Backend]:
         """All backends, by name."""
-        return _thread.run(self._client.backends())
+        return loop_thread.run(self._client.backends())
 
     def backend(self, name: str) -> Backend:
         """One backend; NotFoundError if there is none of this name."""
-        return _thread.run(self._client.backend(name))
+        return loop_thread.run(self._client.backend(name))
 
     def watch(
         self, names: "Iterable[str | SyncJob]" = (), *, backend: str | None = None
     ) -> Iterator[JobSnapshot]:
         """Jobs as they are, then as they change; see JobClient.watch."""
         wanted = [name.name if isinstance(name, SyncJob) else name for name in names]
-        return _thread.iterate(self._client.watch(wanted, backend=backend))
+        return loop_thread.iterate(self._client.watch(wanted, backend=backend))
 
 
 class SyncJob:
@@ -224,24 +230,24 @@ class SyncJob:
 
     def status(self) -> JobSnapshot:
         """Where it stands now; see Job.status."""
-        return _thread.run(self._job.status())
+        return loop_thread.run(self._job.status())
 
     def watch(self) -> Iterator[JobSnapshot]:
         """Where it stands, then its changes, until it has ended."""
-        return _thread.iterate(self._job.watch())
+        return loop_thread.iterate(self._job.watch())
 
     def wait(self, timeout: Seconds | None = None) -> JobSnapshot:
         """Wait until it has ended, however it ends; see Job.wait."""
-        return _thread.run(self._job.wait(timeout))
+        return loop_thread.run(self._job.wait(timeout))
 
     def result(self, timeout: Seconds | None = None) -> Any:
         """Wait for the result and parse it; see Job.result."""
-        return _thread.run(self._job.result(timeout))
+        return loop_thread.run(self._job.result(timeout))
 
     def result_bytes(self, timeout: Seconds | None = None) -> bytes:
         """Wait for the result, as its spooler sent it; see Job.result_bytes."""
-        return _thread.run(self._job.result_bytes(timeout))
+        return loop_thread.run(self._job.result_bytes(timeout))
 
     def cancel(self) -> JobSnapshot:
         """Cancel it; see Job.cancel."""
-        return _thread.run(self._job.cancel())
+        return loop_thread.run(self._job.cancel())

@@ -39,14 +39,16 @@ class FakeRunner:
 class Bench:
     """A session with a fake clock, a fake runner, and a server played by the test."""
 
-    def __init__(self, concurrency: int = 10, *, is_async: bool = False) -> None:
+    def __init__(self, concurrency: int = 10, *, is_async: bool = False, max_jobs: int | None = None) -> None:
         self.clock = Clock()
         backend = SpooledBackend(
             name="echo", config=b"{}", storage="", run=str, is_async=is_async, concurrency=concurrency
         )
         identity = Identity(spooler_id="lab-1", instance_id="i1", sdk="test")
         no_transfer: Any = None
-        self.session = Session(identity, [backend], transfer=no_transfer, timing=Timing(), now=self.clock)
+        self.session = Session(
+            identity, [backend], transfer=no_transfer, timing=Timing(), now=self.clock, max_jobs=max_jobs
+        )
         self.runner = FakeRunner()
         self.session.runner = self.runner  # type: ignore[assignment] # the same two methods
 
@@ -398,3 +400,23 @@ def _completed(held: HeldJob) -> pb.LeaseUpdate:
     end = held.report()
     end.complete.result = b"{}"
     return end
+
+
+async def test_jobs_over_all_backends_are_limited_by_a_credit_of_the_session() -> None:
+    """It shrinks while a revoked function runs, and what comes beyond it is refused."""
+    bench = Bench(max_jobs=1)
+    bench.welcome()
+    assert [(credit.backend, credit.outstanding) for credit in await bench.sent("credit")] == [
+        ("", 1),
+        ("echo", 10),
+    ]
+
+    held = await bench.start("1")
+    bench.assign("2")
+    assert [update.job for update in await bench.sent("release")] == [job_name("2")]
+    bench.receive(revoke=revoked("1"))
+    credits_left = [(credit.backend, credit.outstanding) for credit in await bench.sent("credit")]
+    bench.session.function_ended(held, held.report())
+
+    assert ("", 0) in credits_left
+    assert ("", 1) in [(credit.backend, credit.outstanding) for credit in await bench.sent("credit")]

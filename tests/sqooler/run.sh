@@ -1,0 +1,16 @@
+#!/bin/sh
+# sqooler's own programs against a server. sqooler 0.9.0 pins older packages, and forgets to name python-decouple.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+venv="$root/.venv-sqooler"
+python=${PYTHON:-python3}
+if [ ! -e "$venv/.ready" ]; then
+    "$python" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        sqooler==0.9.0 python-decouple==3.8 pytest==9.2.0 pytest-timeout==2.4.0 -e "$root/clients"
+    touch "$venv/.ready"
+fi
+cd "$root"
+export SPOOLWAY_COMMAND="$(realpath "$1")"
+shift
+"$venv/bin/python" -m pytest -c tests/sqooler/pytest.ini --import-mode=importlib -q -s --durations=5 tests/sqooler "$@"
