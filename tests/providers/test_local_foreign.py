@@ -14,13 +14,14 @@ import pytest
 from spoolway_providers import rules
 from spoolway_providers.conformance.scene import BACKEND, Scene, token_of
 from spoolway_providers.interface import Query
-from spoolway_providers.local import intake
+from spoolway_providers.local import intake, reading
 from spoolway_providers.local.layout import Naming, Place
 from spoolway_providers.model import Job, JobKey, State
 from tests.providers.local_folder import Folder, OpenLocal, folder, found, open_local, scene, settled, until
 
 CONTENT = b'{"experiment_0": {"shots": 4}}'
-MANY = 20_000
+MANY = int(os.environ.get("SPOOLWAY_TEST_FOREIGN_FILES", "20000"))
+"""Files that are dropped at once; the promise is about 100,000."""
 
 
 async def next_job(scene: Scene) -> Job:
@@ -143,6 +144,89 @@ async def test_odd_files_are_left_alone(folder: Folder, scene: Scene, tmp_path: 
 
     assert await scene.find_keys() == [good]
     assert sorted(path for path in queue.iterdir() if path.name != "good.json") == before
+
+
+async def test_endless_file_is_an_error(folder: Folder, scene: Scene) -> None:
+    """A file that is far too large is an ERROR at once: it is not read to its end."""
+    await settled(scene)
+    await scene.provider.close()
+    huge = JobKey(BACKEND, "endless")
+    path = folder.job_path(Place.QUEUED, huge)
+    path.touch()
+    os.truncate(path, 1 << 42)
+    await scene.provider.open()
+
+    job = await found(scene, huge, State.ERROR)
+
+    assert job.error is not None
+    assert job.error.reason == "CONTENT_TOO_LARGE"
+    assert job.content.size == 1 << 42
+
+
+async def test_one_id_in_two_backends(folder: Folder, scene: Scene) -> None:
+    """Where jobs run the files of all backends lie together: a second job of one id is refused."""
+    await scene.provider.put_config("other", b"{}", None)
+    first = folder.drop("twin", CONTENT)
+    await found(scene, first)
+    second = folder.drop("twin", b'{"another": {}}', backend="other")
+    refused = Path(folder.layout.refused) / "twin.json"
+    await until(refused.exists)
+    done = await scene.complete(await scene.claim_and_accept())
+    await settled(scene)
+
+    assert done.key == first
+    assert refused.read_bytes() == b'{"another": {}}'
+    assert folder.job_path(Place.FINISHED, first).read_bytes() == CONTENT
+    assert await scene.claim(backend="other") == []
+    assert second not in await scene.find_keys()
+
+
+async def test_folder_named_like_a_job_is_in_nobodys_way(folder: Folder, scene: Scene) -> None:
+    """A folder in the queue that is called like a job that runs stays there, and the others go on."""
+    folder.drop("known")
+    await found(scene, JobKey(BACKEND, "known"))
+    running = await scene.claim_and_accept()
+    await settled(scene)
+    folder.job_path(Place.QUEUED, running.key).mkdir()
+
+    await found(scene, folder.drop("other"))
+    await settled(scene)
+
+    assert folder.job_path(Place.RUNNING, running.key).is_file()
+    assert folder.job_path(Place.QUEUED, running.key).is_dir()
+
+
+async def test_user_folder_with_an_odd_name(tmp_path: Path, open_local: OpenLocal) -> None:
+    """A folder among those of users whose name is no text is passed over."""
+    folder = Folder(tmp_path / "lab", Naming.BACKEND_FILES)
+    scene = await open_local(folder)
+    await settled(scene)
+    statuses = os.fsencode(folder.layout.status.folder_of(BACKEND, ""))
+    os.makedirs(statuses + b"\xff")
+    (Path(os.fsdecode(statuses + b"\xff")) / "status-odd.json").write_bytes(b'{"status": "INITIALIZING"}')
+
+    job = await found(scene, folder.drop("odd"))
+
+    assert job.owner == "unknown"
+
+
+async def test_status_that_cannot_be_read(
+    folder: Folder, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that this process may not read is as if it were not there."""
+
+    def refuse(path: str, offset: int, limit: int) -> bytes:
+        if path == str(folder.status_path(key)):
+            raise PermissionError(13, "Permission denied", path)
+        return read(path, offset, limit)
+
+    read, key = reading.read_range, JobKey(BACKEND, "guarded")
+    monkeypatch.setattr(reading, "read_range", refuse)
+    await settled(scene)
+    folder.write(folder.status_path(key), {"status": "INITIALIZING"})
+    folder.drop("guarded")
+
+    assert (await found(scene, key)).owner == "unknown"
 
 
 async def test_jobs_of_an_unknown_backend_wait_for_it(folder: Folder, scene: Scene) -> None:

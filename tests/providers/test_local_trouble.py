@@ -18,8 +18,7 @@ from tests.providers.local_folder import Folder, OpenLocal, folder, found, open_
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "_FIRST_BACKOFF_S", 0.05)
-    monkeypatch.setattr(keeper, "_LONGEST_BACKOFF_S", 0.1)
+    monkeypatch.setattr(keeper, "_RETRY_S", 0.05)
 
 
 @pytest.fixture
@@ -77,6 +76,39 @@ async def test_document_that_cannot_be_written_harms_no_other(tmp_path: Path, op
     assert folder.place(blocked.key, "bob") is Place.QUEUED
     assert folder.status(blocked.key, "bob")["status"] == "INITIALIZING"
     assert [job.key for job in await scene.claim(5)] == [blocked.key, free.key]
+
+
+async def test_document_that_cannot_be_removed_is_removed_later(folder: Folder, scene: Scene) -> None:
+    """Where something is in the way of removing a deleted job's documents, they go once it is not."""
+    await scene.submit()
+    job = await scene.complete(await scene.claim_and_accept())
+    await settled(scene)
+    status = folder.status_path(job.key)
+    status.unlink()
+    status.mkdir()
+    await scene.provider.delete(job.key, job.revision)
+    await settled(scene)
+    status.rmdir()
+    folder.write(status, b"{}")
+    await settled(scene)
+
+    assert not status.exists()
+    assert folder.place(job.key) is Place.NOWHERE
+
+
+async def test_repair_that_nobody_waits_for(
+    folder: Folder, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who gives up on a repair harms nobody."""
+    await settled(scene)
+    repairs = [asyncio.create_task(scene.provider.repair()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for repair in repairs[:4]:
+        repair.cancel()
+
+    assert await repairs[4] == []
+    assert [record for record in caplog.records if "can't be kept" in record.message] == []
+    assert [record for record in caplog.records if "failed" in record.message] == []
 
 
 async def test_without_file_events_a_listing_finds_it(

@@ -1,5 +1,6 @@
 """Commits about files of others: those that the index does not know become jobs, the others are followed."""
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -15,7 +16,7 @@ from spoolway_providers.sqlite.jobs import update
 from spoolway_providers.sqlite.submit import insert_jobs
 from spoolway_providers.sqlite.writer import Transaction, one_by_one
 
-__all__ = ["Following", "Found", "adopt", "follow"]
+__all__ = ["Following", "Found", "adopt", "follow", "is_taken"]
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +63,8 @@ def adopt(transaction: Transaction, found: list[Found]) -> list[Job]:
         policy = policies[backend]
         if policy is None or one.key in jobs or _is_known(transaction, one.key):
             continue
+        if one.place is Place.QUEUED and is_taken(transaction.connection, one.key):
+            continue
         job = _job_of(one, transaction, policy, ranked_at)
         jobs[one.key] = job
         transaction.note(job.seq, job)
@@ -71,6 +74,14 @@ def adopt(transaction: Transaction, found: list[Found]) -> list[Job]:
         "INSERT INTO local_files(seq, backend, id, user, place, has_result) VALUES (?, ?, ?, ?, ?, ?)", files
     )
     return list(jobs.values())
+
+
+def is_taken(connection: sqlite3.Connection, key: JobKey) -> bool:
+    """Whether a job of another backend has this id: where jobs run, the files of all lie together."""
+    row = connection.execute(
+        "SELECT 1 FROM jobs WHERE id = ? AND backend <> ? LIMIT 1", (key.id, key.backend)
+    )
+    return row.fetchone() is not None
 
 
 def _policy(transaction: Transaction, backend: str) -> Policy | None:

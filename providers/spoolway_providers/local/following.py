@@ -1,10 +1,12 @@
 """Lets jobs follow their files where other programs move them: taken, ended, put back, lost."""
 
+import logging
 from collections.abc import Iterable
 from time import monotonic
 
 from spoolway_providers import rules
 from spoolway_providers.local.adopting import Following, follow
+from spoolway_providers.local.disk import is_disk_trouble
 from spoolway_providers.local.foreign import ForeignReader
 from spoolway_providers.local.index import Index
 from spoolway_providers.local.layout import Layout, Place
@@ -12,6 +14,8 @@ from spoolway_providers.local.tables import FileRow, job_files
 from spoolway_providers.model import Job, JobKey, Reason, State
 
 __all__ = ["Follower"]
+
+_log = logging.getLogger(__name__)
 
 _ABSENT_S = 1.0
 """A waiting job's file may be on its way from one folder to another for so long."""
@@ -62,12 +66,22 @@ class Follower:
         while self._urgent:
             key = next(iter(self._urgent))
             del self._urgent[key]
-            if self._examine(key):
+            if self._try_examine(key):
                 self._watched[key] = None
             else:
                 self._watched.pop(key, None)
                 self._odd_since.pop(key, None)
         self._look_at = monotonic() + (_LOOK_S if self._odd_since else _QUIET_LOOK_S)
+
+    def _try_examine(self, key: JobKey) -> bool:
+        try:
+            return self._examine(key)
+        except OSError as error:
+            if is_disk_trouble(error):
+                self._urgent[key] = None
+                raise
+            _log.debug("nobody knows where the file of %s is: %s", key, error)
+            return True
 
     def _examine(self, key: JobKey) -> bool:
         """Let one job follow its file; whether to look again."""

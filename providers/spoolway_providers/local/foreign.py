@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 import msgspec
+from msgspec.structs import replace
 
 from spoolway_providers.digests import blob_ref
+from spoolway_providers.local.disk import is_disk_trouble
 from spoolway_providers.local.documents import Status, decode_status, is_json, is_json_object
-from spoolway_providers.local.layout import Layout, Naming
+from spoolway_providers.local.layout import Layout, Naming, is_there
 from spoolway_providers.local.names import is_user_folder, user_folder, user_of_id
 from spoolway_providers.local.reading import NoDocumentError, read_document, read_range
 from spoolway_providers.model import BlobRef, JobKey, content_blob_id, result_blob_id
@@ -78,8 +80,9 @@ class ForeignReader:
             at = datetime.fromtimestamp(info.st_mtime, UTC)
             if info.st_size > LARGEST_BYTES and stat.S_ISREG(info.st_mode):
                 message = f"the file has {info.st_size} bytes; the queue takes at most {LARGEST_BYTES}"
-                content, _ = _measured(path, content_blob_id(key))
-                return Bad("CONTENT_TOO_LARGE", message, content, at)
+                # Its beginning is enough to tell it apart: it may have no end.
+                start, _ = _measured(path, content_blob_id(key), LARGEST_BYTES)
+                return Bad("CONTENT_TOO_LARGE", message, replace(start, size=info.st_size), at)
             data = read_range(path, 0, LARGEST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -104,7 +107,7 @@ class ForeignReader:
             return "", self.status(key, "")
         users = self._layout.user_folders(shelf, key.backend)
         for user in [by_id, *users] if by_id else users:
-            if os.path.lexists(shelf.path(key, user)):
+            if is_there(shelf.path(key, user)):
                 return user, self.status(key, user)
         return "", None
 
@@ -121,17 +124,21 @@ class ForeignReader:
         """Another program's result of a job; None if there is none, or none that is whole."""
         try:
             ref, first = _measured(self._layout.result.path(key, user), result_blob_id(key, FOREIGN))
-        except (OSError, NoDocumentError):
+        except NoDocumentError:
+            return None
+        except OSError as error:
+            if is_disk_trouble(error):
+                raise
             return None
         # Of a longer one it is enough that it is there: it is not held in memory.
         is_whole = ref.size > _PIECE_BYTES or is_json(first)
         return ref if is_whole else None
 
 
-def _measured(path: str, blob_id: str) -> tuple[BlobRef, bytes]:
-    """The reference to a file's bytes, and the first of them."""
+def _measured(path: str, blob_id: str, limit: int = 1 << 63) -> tuple[BlobRef, bytes]:
+    """The reference to a file's bytes, at most `limit` of them, and the first of them."""
     digest, size, first = sha256(), 0, b""
-    while piece := read_range(path, size, _PIECE_BYTES):
+    while size < limit and (piece := read_range(path, size, _PIECE_BYTES)):
         first = first or piece
         digest.update(piece)
         size += len(piece)

@@ -8,6 +8,7 @@ import msgspec
 
 from spoolway_providers import rules
 from spoolway_providers.local.adopting import Found, adopt
+from spoolway_providers.local.disk import is_disk_trouble
 from spoolway_providers.local.foreign import Bad, ForeignReader, Ripe, Unripe
 from spoolway_providers.local.index import Index
 from spoolway_providers.local.layout import Layout, Place
@@ -44,7 +45,7 @@ class Intake:
         self._layout = layout
         self._reader = reader
         self._waiting: dict[JobKey, _Waiting] = {}
-        self._ignored: set[str] = set()
+        self._passed_over: set[JobKey] = set()
 
     @property
     def next_look(self) -> float:
@@ -61,7 +62,11 @@ class Intake:
         jobs: list[Job] = []
         chunk: list[Found] = []
         for key in keys:
-            found = self._look(key)
+            try:
+                found = self._look(key)
+            except (OSError, NoDocumentError) as error:
+                self._pass_over(key, error)
+                continue
             if found is not None:
                 chunk.append(found)
             if len(chunk) >= _CHUNK:
@@ -74,9 +79,13 @@ class Intake:
         named = backend_of_id(job_id)
         for backend in [named] if named else backends:
             key = JobKey(backend, job_id)
-            if named or self._reader.has_status(key):
-                found = self._taken(key)
-                return self._index.commit(adopt, [found]) if found is not None else []
+            try:
+                found = self._taken(key) if named or self._reader.has_status(key) else None
+            except (OSError, NoDocumentError) as error:
+                self._pass_over(key, error)
+                continue
+            if found is not None:
+                return self._index.commit(adopt, [found])
         return []
 
     def _look(self, key: JobKey) -> Found | None:
@@ -103,14 +112,16 @@ class Intake:
         return None if seen is None else self._found(key, seen, place, rules.TakenByForeign())
 
     def _read(self, key: JobKey, place: Place, user: str) -> Ripe | Unripe | Bad | None:
-        path = self._layout.job(place, key, user)
-        try:
-            return self._reader.job(path, key)
-        except (OSError, NoDocumentError) as error:
-            if path not in self._ignored:
-                self._ignored.add(path)
-                _log.warning("%s can't be read as a job, so it is left alone: %s", path, error)
-            return None
+        return self._reader.job(self._layout.job(place, key, user), key)
+
+    def _pass_over(self, key: JobKey, error: OSError | NoDocumentError) -> None:
+        """Leave alone what can't be read, so that it is in nobody's way."""
+        if isinstance(error, OSError) and is_disk_trouble(error):
+            raise error
+        self._waiting.pop(key, None)
+        if key not in self._passed_over:
+            self._passed_over.add(key)
+            _log.warning("the file of %s can't be read as a job, so it is left alone: %s", key, error)
 
     def _found(self, key: JobKey, seen: Ripe | Unripe | Bad, place: Place, *events: rules.Event) -> Found:
         origin = self._reader.origin(key)

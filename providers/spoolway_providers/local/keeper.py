@@ -30,8 +30,8 @@ _LOOK_S = 1.0
 _NOT_REBUILT_LOOK_S = 0.05
 _SHALLOW_S = 0.3
 """Who sleeps no longer than this paces itself, and is not woken by commits."""
-_FIRST_BACKOFF_S = 0.5
-_LONGEST_BACKOFF_S = 30.0
+_RETRY_S = 1.0
+"""After trouble: what waits is written soon after the disk takes it again."""
 
 _Trouble = (OSError, ProviderError, sqlite3.Error)
 
@@ -68,7 +68,7 @@ class Keeper:
         self._sleeps = False
         self._is_closing = False
         self._woken = threading.Event()
-        self._backoff_s = _FIRST_BACKOFF_S
+        self._trouble = ""
         self._identity = _identity_of(layout.index)
         self._thread = threading.Thread(target=self._run, name="spoolway-local-keeper", daemon=True)
         self.ready: Future[None] = Future()
@@ -128,22 +128,25 @@ class Keeper:
         """One turn; when the next one is to be."""
         with self._guard:
             seen, self._seen = self._seen, set()
-            requests, self._requests = self._requests, []
+            # Whoever asked for one may have given up.
+            requests = [one for one in self._requests if one.set_running_or_notify_cancel()]
+            self._requests = []
         try:
             at = self._turn(seen, requests)
         except _Trouble as error:
-            _log.warning("the folder %s can't be kept: %s", self._layout.base, error)
+            if str(error) != self._trouble:
+                _log.warning("the folder %s can't be kept: %s", self._layout.base, error)
+            self._trouble = str(error)
             self._fail(requests, error)
         except Exception as error:  # noqa: BLE001 - the thread is the folder's life: whatever happened, it goes on
             _log.exception("keeping the folder %s failed", self._layout.base)
             self._fail(requests, error)
         else:
-            self._backoff_s = _FIRST_BACKOFF_S
+            self._trouble = ""
             return at
         self._note_again(seen)
         self._index.close()
-        self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
-        return monotonic() + self._backoff_s
+        return monotonic() + _RETRY_S
 
     def _turn(self, seen: set[Seen], requests: Iterable[Future[list[Finding]]]) -> float:
         self._has_news = False
@@ -203,7 +206,8 @@ class Keeper:
         self._index.close()
         self._lock.release()
         with self._guard:
-            requests, self._requests = self._requests, []
+            requests = [one for one in self._requests if one.set_running_or_notify_cancel()]
+            self._requests = []
         self._fail(requests, Unavailable("the storage is closed"))
         if not self.ready.done():
             self.ready.set_exception(Unavailable("the storage is closed"))

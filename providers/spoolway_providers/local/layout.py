@@ -9,7 +9,7 @@ import msgspec
 from spoolway_providers.local.names import is_backend, is_job_id
 from spoolway_providers.model import JobKey
 
-__all__ = ["Layout", "Naming", "Place", "Seen", "Shelf", "list_folder"]
+__all__ = ["Layout", "Naming", "Place", "Seen", "Shelf", "is_there", "list_folder"]
 
 SUFFIX = ".json"
 
@@ -128,10 +128,13 @@ class Layout:
         """Where a job's file lies; it is looked for in `first` before all others.
 
         A file moves only onwards but for ours, so a second look finds what moved during the first.
+
+        Raises:
+            OSError: a folder can't be looked into, so that nobody knows.
         """
         places = [first, Place.QUEUED, Place.WAITING, Place.RUNNING, Place.FINISHED, Place.DELETED]
         for place in [*places, *places]:
-            if place is not Place.NOWHERE and os.path.lexists(self.job(place, key, user)):
+            if place is not Place.NOWHERE and is_there(self.job(place, key, user)):
                 return place
         return Place.NOWHERE
 
@@ -148,7 +151,11 @@ class Layout:
 
     def user_folders(self, shelf: Shelf, backend: str) -> list[str]:
         """The users who have documents of a kind and a backend; one that is empty where users have none."""
-        return list_folder(shelf.folder_of(backend, "").rstrip("/")) if shelf.by_user else [""]
+        if not shelf.by_user:
+            return [""]
+        names = list_folder(shelf.folder_of(backend, "").rstrip("/"))
+        # A name that is no UTF-8 can't be kept in the index.
+        return [name for name in names if name.isprintable()]
 
     def shared_folders(self) -> list[str]:
         """The folders that are there before there is any backend."""
@@ -179,6 +186,15 @@ class Layout:
             backend = path[len(self.configs) + 1 :].partition("/")[0].removesuffix(SUFFIX)
             return Seen(None, backend, "") if is_backend(backend) else None
         return None
+
+
+def is_there(path: str) -> bool:
+    """Whether anything lies at a path. Unlike `os.path.lexists` it raises where that can't be told."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def list_folder(folder: str) -> list[str]:

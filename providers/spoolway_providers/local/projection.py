@@ -90,8 +90,9 @@ class Projector:
 
     def retry_failed(self) -> None:
         """Write again the files of jobs of which something could not be written."""
-        if failed(self._index.connection):
-            self._write(lambda connection: PendingPage(failed(connection), [], 0, more=False))
+        page = failed(self._index.connection)
+        if page.jobs or page.gone:
+            self._write(failed)
 
     def _write(self, find: Callable[[sqlite3.Connection], PendingPage]) -> bool:
         troubles = _Troubles()

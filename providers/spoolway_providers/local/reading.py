@@ -9,6 +9,7 @@ import msgspec
 
 from spoolway_providers.digests import blob_ref
 from spoolway_providers.errors import NotFound, Unavailable
+from spoolway_providers.local.disk import is_disk_trouble
 from spoolway_providers.local.filed import find_filed
 from spoolway_providers.local.layout import Layout, Place
 from spoolway_providers.model import BlobRef, Job, JobKey
@@ -60,10 +61,18 @@ def read_range(path: str, offset: int, limit: int) -> bytes:
 
 
 def read_document(path: str, limit: int) -> bytes | None:
-    """All of an ordinary file; None if there is none, or one longer than `limit`."""
+    """All of an ordinary file; None if there is none, one longer than `limit`, or one that is not for us.
+
+    Raises:
+        OSError: the disk is in trouble, whatever the file.
+    """
     try:
         data = read_range(path, 0, limit + 1)
-    except (FileNotFoundError, NotADirectoryError, NoDocumentError):
+    except NoDocumentError:
+        return None
+    except OSError as error:
+        if is_disk_trouble(error):
+            raise
         return None
     return data if len(data) <= limit else None
 

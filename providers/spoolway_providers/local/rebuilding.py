@@ -15,7 +15,7 @@ from spoolway_providers.local.adopting import Found, adopt
 from spoolway_providers.local.documents import Record
 from spoolway_providers.local.foreign import ForeignReader, Origin, Ripe
 from spoolway_providers.local.index import Index
-from spoolway_providers.local.layout import Layout, Place
+from spoolway_providers.local.layout import Layout, Place, list_folder
 from spoolway_providers.local.names import backend_of_id
 from spoolway_providers.local.reading import NoDocumentError
 from spoolway_providers.local.tables import REBUILT_ALL, REBUILT_QUEUE, rebuilt, set_rebuilt
@@ -92,12 +92,13 @@ class Rebuilder:
     def _listed(self, place: Place, backend: str, user: str) -> list[tuple[int, str]]:
         """The jobs of a folder, each with the time of its file."""
         shelf = self._layout[place]
+        folder = shelf.folder_of(backend, user).rstrip("/")
         found = []
-        with suppress(FileNotFoundError, NotADirectoryError):
-            for entry in os.scandir(shelf.folder_of(backend, user).rstrip("/")):
-                job_id = shelf.id_of(entry.name)
-                if job_id is not None:
-                    found.append((entry.stat(follow_symlinks=False).st_mtime_ns, job_id))
+        for name in list_folder(folder):
+            job_id = shelf.id_of(name)
+            if job_id is not None:
+                with suppress(FileNotFoundError):  # taken by somebody just now
+                    found.append((os.lstat(f"{folder}/{name}").st_mtime_ns, job_id))
         return found
 
     def _backend_of(self, job_id: str, backends: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ from itertools import islice
 from time import monotonic, time_ns
 
 from spoolway_providers.interface import Finding
-from spoolway_providers.local.disk import Disk
+from spoolway_providers.local.adopting import is_taken
+from spoolway_providers.local.disk import Disk, is_disk_trouble
 from spoolway_providers.local.following import Follower
 from spoolway_providers.local.index import Index
 from spoolway_providers.local.intake import Intake
@@ -138,6 +139,9 @@ class Scanner:
                 (job_id, backend),
             ).fetchone()
             path = self._layout.job(Place.QUEUED, key, "")
+            if row is None and is_taken(self._index.connection, key):
+                strays += self._set_aside(path, "a job of another backend has the same id")
+                continue
             if row is None:
                 unknown.append((_written_ns(path), job_id))
                 continue
@@ -163,17 +167,28 @@ class Scanner:
             return 1
         path = self._layout.job(Place.QUEUED, key, files.user)
         place = self._layout.job(files.place, key, files.user) if files.place is not Place.NOWHERE else ""
+        if not place or os.path.lexists(place):
+            return self._set_aside(path, f"its job is {job.state}")
         with suppress(FileNotFoundError):
-            if place and not os.path.lexists(place):
-                batch = self._disk.batch(1)
-                batch.move(path, place)
-                batch.sync_folders()
-            else:
-                place = set_aside(self._layout, path)
-            finding = Finding("stray_file", path, f"its job is {job.state}: moved to {place}")
-            self._findings = [*self._findings[-_FINDINGS_KEPT:], finding]
-            _log.warning("%s lay in the queue, but %s", path, finding.action)
+            batch = self._disk.batch(1)
+            batch.move(path, place)
+            batch.sync_folders()
+            self._note_stray(path, f"its job is {job.state}", place)
         return 1
+
+    def _set_aside(self, path: str, reason: str) -> int:
+        try:
+            self._note_stray(path, reason, set_aside(self._layout, path))
+        except OSError as error:
+            if is_disk_trouble(error):
+                raise
+            _log.warning("%s lies in the queue, but %s, and it can't be moved: %s", path, reason, error)
+        return 1
+
+    def _note_stray(self, path: str, reason: str, target: str) -> None:
+        finding = Finding("stray_file", path, f"{reason}: moved to {target}")
+        self._findings = [*self._findings[-_FINDINGS_KEPT:], finding]
+        _log.warning("%s lay in the queue, but %s", path, finding.action)
 
     def _look_running(self, ids: Iterable[str], backends: Sequence[str]) -> int:
         """Look at files that are said to have come to the running ones, or left them."""

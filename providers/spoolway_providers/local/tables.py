@@ -204,13 +204,18 @@ def pending(connection: sqlite3.Connection, limit: int) -> PendingPage:
     )
 
 
-def failed(connection: sqlite3.Connection) -> list[Pending]:
-    """The jobs whose files could not be written the last time."""
+def failed(connection: sqlite3.Connection) -> PendingPage:
+    """The jobs whose files could not be written, or removed, the last time."""
     rows = connection.execute(
-        "SELECT j.doc, f.user, f.place, f.has_result FROM local_failed l JOIN jobs j USING (id, backend)"
-        " LEFT JOIN local_files f ON f.seq = j.seq"
+        "SELECT l.backend, l.id, j.doc, f.user, f.place, f.has_result FROM local_failed l"
+        " LEFT JOIN jobs j USING (id, backend) LEFT JOIN local_files f USING (id, backend)"
     ).fetchall()
-    return [Pending(decode_job(doc), _row(*row)) for doc, *row in rows]
+    return PendingPage(
+        [Pending(decode_job(doc), _row(*row)) for _, _, doc, *row in rows if doc is not None],
+        [Gone(JobKey(name, job_id), _row(*row)) for name, job_id, doc, *row in rows if doc is None],
+        upto=0,
+        more=False,
+    )
 
 
 def job_files(connection: sqlite3.Connection, key: JobKey) -> tuple[Job, FileRow] | None:
