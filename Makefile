@@ -29,6 +29,9 @@ serve: $(VENV)/.ready ## Keep the service up on 127.0.0.1:50061, its data in ./s
 test: $(VENV)/.ready ## Run the tests, on all cores; ARGS="tests/server -k drain" runs some
 	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
+soak: $(VENV)/.ready ## Open and close 20,000 streams, and tell by how much the server's memory has grown
+	@SOAK_STREAMS=20000 $(BIN)/python -m pytest -q --timeout 600 --log-cli-level=INFO tests/server/test_stream_memory.py
+
 lint: $(VENV)/.ready proto-check ## ruff, mypy strict, import-linter, buf, fresh stubs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
@@ -50,6 +53,15 @@ crash: $(VENV)/.ready ## Kill processes at random: ROUNDS=200 SEED=7 PROVIDER=sq
 bench: $(VENV)/.ready ## Measure against two floors, in 12 minutes; QUICK=1: in 50 s, less exact
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
+bench-peers: $(VENV)/.ready .venv-peers/.ready ## Measure beside other queues, which this installs; QUICK=1: less exact
+	@sh bench/peers/install.sh
+	@$(BIN)/python -m bench.peers $(if $(QUICK),--quick) $(ARGS)
+
+.venv-peers/.ready: bench/peers/requirements.txt
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt
+	@touch $@
+
 dist: $(VENV)/.ready ## Build both wheels and sdists, and try them in bare environments
 	@rm -rf dist && mkdir -p dist
 	@$(BIN)/python -m build --outdir dist clients
@@ -68,7 +80,7 @@ release-contract: $(VENV)/.ready ## At a release: what the breaking-change check
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: release-contract help run serve test crash bench lint check format dist client-protobuf6 sqooler-test clean proto proto-check
+.PHONY: release-contract help run serve test crash bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
 
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto

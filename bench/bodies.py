@@ -2,6 +2,7 @@
 
 import math
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from bench.worker import StreamPlan
 __all__ = [
     "PRELOAD_S",
     "Body",
+    "End",
     "Latency",
     "Throughput",
     "preload",
     "quantile",
+    "start_ends",
     "start_floor",
     "start_server",
     "start_service",
@@ -130,7 +133,7 @@ async def start_floor(stack: AsyncExitStack, folder: Path) -> Body:
     """The floor with its client and worker."""
     server = await _child(stack, "floor", "bench.floor", [folder / "floor.log"], folder)
     address = (await server.ready())["address"]
-    client, worker = await _ends(stack, "floor", "floor", address, folder)
+    client, worker = await start_ends(stack, "floor", *_modules("floor", address), folder)
     return Body("floor", server=server, client=client, worker=worker, counter=server)
 
 
@@ -144,7 +147,7 @@ async def start_service(
 ) -> Body:
     """A server on this storage with its client and worker."""
     server, address = await start_server(stack, case, folder, profile=profile)
-    client, worker = await _ends(stack, case.name, "service", address, folder, streams)
+    client, worker = await start_ends(stack, case.name, *_modules("service", address, streams), folder)
     return Body(case.name, server=server, client=client, worker=worker, counter=worker)
 
 
@@ -175,42 +178,49 @@ async def preload(case: StorageCase, backend: str, jobs: int, folder: Path) -> N
         await child.stop()
 
 
-async def _ends(
+@dataclass(frozen=True)
+class End:
+    """A client or a worker: a module, started with `before`, its end of the link and `after`."""
+
+    module: str
+    before: Sequence[object]
+    after: Sequence[object] = ()
+
+
+async def start_ends(
     stack: AsyncExitStack,
     name: str,
-    kind: str,
-    address: str,
+    client: End,
+    worker: End,
     folder: Path,
-    streams: Sequence[StreamPlan] = (),
+    *,
+    python: Path | str = sys.executable,
 ) -> tuple[Child, Child]:
-    client_end, worker_end = socket.socketpair()
-    with closing(client_end), closing(worker_end):
-        client = await _child(
-            stack, f"{name} client", "bench.client", [kind, address, client_end.fileno()], folder, client_end
-        )
-        plans = msgspec.json.encode(streams).decode()
-        worker = await _child(
-            stack,
-            f"{name} worker",
-            "bench.worker",
-            [kind, address, worker_end.fileno(), plans],
-            folder,
-            worker_end,
-        )
-    await client.ready()
-    await worker.ready()
-    return client, worker
+    """A client and a worker, linked to each other."""
+    client_link, worker_link = socket.socketpair()
+    with closing(client_link), closing(worker_link):
+        ends = []
+        for kind, end, link in (("client", client, client_link), ("worker", worker, worker_link)):
+            arguments = [*end.before, link.fileno(), *end.after]
+            child = await Child.start(
+                f"{name} {kind}", end.module, arguments, folder=folder, links=[link.fileno()], python=python
+            )
+            stack.push_async_callback(child.stop)
+            ends.append(child)
+    for child in ends:
+        await child.ready()
+    return ends[0], ends[1]
+
+
+def _modules(kind: str, address: str, streams: Sequence[StreamPlan] = ()) -> tuple[End, End]:
+    plans = msgspec.json.encode(streams).decode()
+    return End("bench.client", [kind, address]), End("bench.worker", [kind, address], [plans])
 
 
 async def _child(
-    stack: AsyncExitStack,
-    name: str,
-    module: str,
-    arguments: Sequence[Any],
-    folder: Path,
-    link: socket.socket | None = None,
+    stack: AsyncExitStack, name: str, module: str, arguments: Sequence[Any], folder: Path
 ) -> Child:
-    child = await Child.start(name, module, arguments, folder=folder, links=[link.fileno()] if link else [])
+    child = await Child.start(name, module, arguments, folder=folder)
     stack.push_async_callback(child.stop)
     return child
 

@@ -23,7 +23,7 @@ class BenchError(Exception):
 
 
 class Child:
-    """A Python module that runs as a process of its own; its stderr goes into a file."""
+    """A command that runs as a process of its own; its stderr goes into a file."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
@@ -32,16 +32,27 @@ class Child:
 
     @classmethod
     async def start(
-        cls, name: str, module: str, arguments: Sequence[object], *, folder: Path, links: Sequence[int] = ()
+        cls,
+        name: str,
+        module: str,
+        arguments: Sequence[object],
+        *,
+        folder: Path,
+        links: Sequence[int] = (),
+        python: Path | str = sys.executable,
     ) -> "Child":
         """Start a module; `links` are file descriptors that it inherits."""
+        return await cls.run(name, [python, "-m", module, *arguments], folder=folder, links=links)
+
+    @classmethod
+    async def run(
+        cls, name: str, command: Sequence[object], *, folder: Path, links: Sequence[int] = ()
+    ) -> "Child":
+        """Start any command."""
         log = folder / f"{name.replace(' ', '-')}.log"
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                module,
-                *map(str, arguments),
+                *map(str, command),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
@@ -82,6 +93,18 @@ class Child:
             self._process.stdin.write(json.dumps({"do": command, **arguments}).encode() + b"\n")
             await self._process.stdin.drain()
         return self._object(await self.line(timeout_s))
+
+    def require_life(self) -> None:
+        """Raise BenchError if it has ended."""
+        if self._process.returncode is not None:
+            raise BenchError(f"{self.name} has ended\n{self._tail()}")
+
+    async def ended(self, timeout_s: float = START_S) -> None:
+        """Wait until it has done its work."""
+        async with asyncio.timeout(timeout_s):
+            output, _ = await self._process.communicate()
+        if self._process.returncode:
+            raise BenchError(f"{self.name} has failed\n{output.decode()}\n{self._tail()}")
 
     async def stop(self) -> None:
         """Ask it to stop, then make it."""

@@ -6,7 +6,7 @@ It either keeps a number of calls in flight, or makes one at a time and waits un
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import grpc
 from bench import payload
 from bench.commands import Answer, obey
 from bench.floor import ECHO, RELAY
-from bench.link import Link
+from bench.load import Load
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import job_service_pb2_grpc as rpc
 
@@ -32,9 +32,6 @@ BATCH = 50
 """Jobs of one SubmitJobs in the case `batch`."""
 PRELOAD_BATCH = 500
 METADATA = (("spoolway-user", "bench"),)
-
-Call = Callable[[str], Awaitable[int]]
-"""Makes one call for a backend and returns how many jobs it carried."""
 
 
 class FloorCalls:
@@ -81,64 +78,18 @@ class JobCalls:
         )
 
 
-class Client:
+class Client(Load):
     """What the parent can ask for."""
 
     def __init__(self, channel: grpc.aio.Channel, link_fd: int, kind: str) -> None:
-        self._link = Link(link_fd, self._on_done)
-        self._done = 0
-        self._on_change = asyncio.Event()
         self._jobs = JobCalls(channel)
         floor = FloorCalls(channel)
-        self._calls: dict[str, Call] = (
+        super().__init__(
+            link_fd,
             {"echo": floor.echo, "relay": floor.relay}
             if kind == "floor"
-            else {"single": self._jobs.single, "batch": self._jobs.batch}
+            else {"single": self._jobs.single, "batch": self._jobs.batch},
         )
-
-    async def load(
-        self, call: str, backend: str, seconds: float, in_flight: int, *, grants: bool = False
-    ) -> Answer:
-        """Keep `in_flight` calls in flight for so long, then wait for their answers.
-
-        With `grants` the worker may complete one job for each that was acknowledged.
-        """
-        make_call = self._calls[call]
-        started_ns = time.monotonic_ns()
-        end_ns = started_ns + int(seconds * 1e9)
-        jobs = 0
-
-        async def lane() -> None:
-            nonlocal jobs
-            while time.monotonic_ns() < end_ns:
-                carried = await make_call(backend)
-                jobs += carried
-                if grants:
-                    self._link.tell(carried)
-
-        await asyncio.gather(*(lane() for _ in range(in_flight)))
-        return {"jobs": jobs, "started_ns": started_ns, "last_ns": time.monotonic_ns()}
-
-    async def one_by_one(
-        self, call: str, backend: str, calls: int, pause_s: float, *, waits: bool = True
-    ) -> Answer:
-        """Make calls one at a time, each once the job of the last one is done, and a pause has passed.
-
-        Returns:
-            How long each call took.
-        """
-        make_call = self._calls[call]
-        took_ns: list[int] = []
-        for _ in range(calls):
-            done_before = self._done
-            started_ns = time.monotonic_ns()
-            await make_call(backend)
-            took_ns.append(time.monotonic_ns() - started_ns)
-            while waits and self._done == done_before:
-                self._on_change.clear()
-                await self._on_change.wait()
-            await asyncio.sleep(pause_s)
-        return {"took_ns": took_ns}
 
     async def preload(self, backend: str, jobs: int) -> Answer:
         """Queue jobs."""
@@ -146,10 +97,6 @@ class Client:
         while some := [size for size in islice(sizes, 4) if size]:
             await asyncio.gather(*(self._jobs.submit(backend, size) for size in some))
         return {"jobs": jobs}
-
-    def _on_done(self, jobs: int) -> None:
-        self._done += jobs
-        self._on_change.set()
 
 
 @asynccontextmanager

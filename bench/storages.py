@@ -27,7 +27,7 @@ class StorageCase:
 
 CASES = (
     StorageCase("sqlite", lambda folder: {"path": str(folder / "spoolway.sqlite")}),
-    StorageCase("local", lambda folder: {"path": str(folder / "storage")}),
+    StorageCase("local", lambda folder: {"base_path": str(folder / "storage")}),
     StorageCase("memory", lambda _folder: {}, by_default=False, outlives_its_process=False),
 )
 

@@ -1,6 +1,7 @@
 """Spoolway: submit jobs to laboratories' machines and simulators, or run them."""
 
-from spoolway.backend import Backend, BackendPolicy, BackendStatus
+from spoolway.admin import AdminClient, Storage, StorageTest, StorageTestStep, SyncAdminClient
+from spoolway.backend import Backend, BackendPolicy, BackendStatus, PolicyChanges
 from spoolway.client import Job, JobClient
 from spoolway.errors import (
     AbortedError,
@@ -53,6 +54,7 @@ from spoolway.sync import SyncJob, SyncJobClient
 
 __all__ = [
     "AbortedError",
+    "AdminClient",
     "AlreadyExistsError",
     "Attempt",
     "AttemptOutcome",
@@ -82,6 +84,7 @@ __all__ = [
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
+    "PolicyChanges",
     "QueueFullError",
     "RequestIdReusedError",
     "ResourceExhaustedError",
@@ -93,8 +96,12 @@ __all__ = [
     "Spooler",
     "SpoolwayError",
     "StateReason",
+    "Storage",
     "StorageInactiveError",
+    "StorageTest",
+    "StorageTestStep",
     "SubmitOptions",
+    "SyncAdminClient",
     "SyncJob",
     "SyncJobClient",
     "Transition",

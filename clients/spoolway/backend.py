@@ -3,13 +3,21 @@
 import json
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 
+from spoolway.caller import Seconds, in_seconds
 from spoolway.v1 import job_pb2 as pb
 
-__all__ = ["Backend", "BackendPolicy", "BackendStatus", "backend_from_proto"]
+__all__ = [
+    "Backend",
+    "BackendPolicy",
+    "BackendStatus",
+    "PolicyChanges",
+    "backend_from_proto",
+    "policy_to_proto",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +60,24 @@ class BackendPolicy:
     """Jobs that may wait at once; 0: no limit."""
     round_robin: bool
     """Whether owners take turns."""
+
+
+class PolicyChanges(TypedDict, total=False):
+    """New values of a policy's fields, which are those of BackendPolicy; what is left out stays as it is.
+
+    None is the server's default, which for `max_run_time` and `lost_timeout` may be none at all.
+    """
+
+    paused: bool | None
+    max_attempts: int | None
+    max_crashes: int | None
+    lease_ttl: Seconds | None
+    resume_grace: Seconds | None
+    lost_timeout: Seconds | None
+    cancel_grace: Seconds | None
+    max_run_time: Seconds | None
+    max_queued: int | None
+    round_robin: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +175,21 @@ def _policy(policy: pb.BackendPolicy) -> BackendPolicy:
         max_queued=policy.max_queued,
         round_robin=policy.round_robin,
     )
+
+
+def policy_to_proto(changes: PolicyChanges) -> pb.BackendPolicy:
+    """The contract's policy with these values; a field that is None, or not there, is unset."""
+    policy = pb.BackendPolicy()
+    for name, value in changes.items():
+        if value is None:
+            continue
+        field = getattr(policy, name)
+        if isinstance(field, Duration):
+            field.FromTimedelta(timedelta(seconds=in_seconds(value)))  # type: ignore[arg-type]  # a span
+            field.SetInParent()
+        else:
+            setattr(policy, name, value)
+    return policy
 
 
 def _span(duration: Duration) -> timedelta | None:

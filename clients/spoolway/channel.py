@@ -16,6 +16,7 @@ from spoolway.errors import CallCancelledError, SpoolwayError, error_from_rpc
 from spoolway.settings import SYSTEM_CA, Settings
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import job_service_pb2_grpc as rpc
+from spoolway.v1 import storage_admin_pb2_grpc as admin_rpc
 
 __all__ = ["MAX_RECEIVE_BYTES", "Connection"]
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     # Only the types know these: not every version of grpcio takes parameters at run time, and the generated
     # module tells the asynchronous stub from the synchronous one only in its types.
     Stub = rpc.JobServiceAsyncStub
+    AdminStub = admin_rpc.StorageAdminAsyncStub
     UnaryMethod = aio.UnaryUnaryMultiCallable
     WorkCall = aio.StreamStreamCall[pb.StreamNextJobsRequest, pb.StreamNextJobsResponse]
 
@@ -54,18 +56,30 @@ _SAFE_TO_REPEAT = (
     "ExtendLeases",
     "RegisterBackend",
 )
+_ADMIN_SAFE_TO_REPEAT = (
+    "ListStorages",
+    "GetStorage",
+    "ListProviderTypes",
+    "SetBackendPolicy",
+    "PauseBackend",
+    "ResumeBackend",
+)
 _SERVICE = "spoolway.v1.JobService"
+_ADMIN_SERVICE = "spoolway.v1.StorageAdmin"
 
 
 def service_config() -> str:
     """The gRPC service config, as JSON."""
+    safe = ((_SERVICE, _SAFE_TO_REPEAT), (_ADMIN_SERVICE, _ADMIN_SAFE_TO_REPEAT))
     return json.dumps(
         {
             "loadBalancingConfig": [{"round_robin": {}}],
             "healthCheckConfig": {"serviceName": _SERVICE},
             "methodConfig": [
                 {
-                    "name": [{"service": _SERVICE, "method": method} for method in _SAFE_TO_REPEAT],
+                    "name": [
+                        {"service": service, "method": method} for service, calls in safe for method in calls
+                    ],
                     # 5 tries is the most that gRPC does: here over 3 s.
                     "retryPolicy": {
                         "maxAttempts": 5,
@@ -133,6 +147,7 @@ class Connection:
             credentials = grpc.ssl_channel_credentials(root_certificates=root)
             self._channel = aio.secure_channel(settings.address, credentials, options=options)
         self.jobs: Stub = rpc.JobServiceStub(self._channel)
+        self.admin: AdminStub = admin_rpc.StorageAdminStub(self._channel)
 
     async def call(
         self,
@@ -141,7 +156,7 @@ class Connection:
         *,
         timeout_s: float | None,
     ) -> _Response:
-        """Make a unary call; `method` is one of `jobs`."""
+        """Make a unary call; `method` is one of `jobs` or `admin`."""
         try:
             return await method(request, timeout=timeout_s, metadata=self._metadata)
         except aio.AioRpcError as error:

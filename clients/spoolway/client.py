@@ -5,14 +5,10 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from datetime import timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
-
-from google.protobuf.message import Message
+from typing import TYPE_CHECKING, Any, Unpack
 
 from spoolway.backend import Backend, backend_from_proto
-from spoolway.channel import Connection, closed_error
+from spoolway.caller import DEFAULT_TIMEOUT_S, Caller, Seconds, in_seconds
 from spoolway.errors import (
     DataLossError,
     DeadlineExceededError,
@@ -24,7 +20,6 @@ from spoolway.errors import (
     SpoolwayError,
     error_from_item,
 )
-from spoolway.settings import resolve_settings
 from spoolway.snapshot import JobSnapshot, JobState, snapshot_from_proto, state_to_proto
 from spoolway.submission import (
     MAX_CONTENT_BYTES,
@@ -42,23 +37,14 @@ from spoolway.v1 import job_service_pb2 as pb
 from spoolway.watching import wait_for_end, watch_job, watch_snapshots
 
 if TYPE_CHECKING:
-    from spoolway.channel import Stub, UnaryMethod
+    from spoolway.channel import Stub
 
-__all__ = ["DEFAULT_TIMEOUT_S", "Job", "JobClient", "Seconds"]
-
-DEFAULT_TIMEOUT_S = 30.0
-"""Of one call. Over the 20 s after which a dead connection is noticed, so that the call is tried again."""
-
-Seconds = float | timedelta
-"""A span of time: a number of seconds, or a timedelta."""
+__all__ = ["Job", "JobClient"]
 
 _LONGEST_PAGE = 1_000
 
-_Request = TypeVar("_Request", bound=Message)
-_Response = TypeVar("_Response", bound=Message)
 
-
-class JobClient:
+class JobClient(Caller):
     """Submits jobs and follows them. For asyncio; SyncJobClient is its blocking twin.
 
         async with JobClient() as client:
@@ -97,42 +83,9 @@ class JobClient:
         Raises:
             SettingsError: a setting is wrong.
         """
-        self._settings = resolve_settings(address=address, token=token, user=user, ca=ca, profile=profile)
-        self._timeout_s = _in_seconds(timeout)
+        super().__init__(address, token=token, user=user, ca=ca, profile=profile, timeout=timeout)
         self._max_content_bytes = max_content_bytes
         self._timing = Timing()
-        self._open_connection: Connection | None = None
-        self._closed = False
-
-    @property
-    def address(self) -> str:
-        """Where the server is."""
-        return self._settings.address
-
-    @property
-    def user(self) -> str:
-        """Who submits."""
-        return self._settings.user
-
-    async def __aenter__(self) -> Self:
-        """Use the client within `async with`."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connection; waits and watches still under way end with an error."""
-        self._closed = True
-        if self._open_connection is not None:
-            await self._open_connection.close()
-            self._open_connection = None
 
     async def submit(
         self,
@@ -283,19 +236,9 @@ class JobClient:
         finally:
             await snapshots.aclose()
 
-    def _connection(self) -> Connection:
-        if self._closed:
-            raise closed_error("client")
-        if self._open_connection is None:
-            self._open_connection = Connection(self._settings)
-        return self._open_connection
-
     @property
     def _jobs(self) -> "Stub":
         return self._connection().jobs
-
-    async def _call(self, method: "UnaryMethod[_Request, _Response]", request: _Request) -> _Response:
-        return await self._connection().call(method, request, timeout_s=self._timeout_s)
 
     async def _request(
         self, backend: str, content: Content, request_id: str | None, **options: Unpack[SubmitOptions]
@@ -388,7 +331,7 @@ class Job:
         """
         if self.snapshot is not None and self.snapshot.is_terminal:
             return self.snapshot
-        limit_s = None if timeout is None else _in_seconds(timeout)
+        limit_s = None if timeout is None else in_seconds(timeout)
         wait = wait_for_end(self._client._connection(), self.name, timing=self._client._timing)
         try:
             async with asyncio.timeout(limit_s):
@@ -467,7 +410,3 @@ def _end_error(snapshot: JobSnapshot) -> JobEndedError:
     )
     error.snapshot = snapshot
     return error
-
-
-def _in_seconds(span: Seconds) -> float:
-    return span.total_seconds() if isinstance(span, timedelta) else float(span)

@@ -17,11 +17,11 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 
+from spoolway.blocking import thread as loop_thread
 from spoolway.errors import JobError, RetryLater, SpoolwayError
 from spoolway.runner import RunFunction
 from spoolway.running import RunningJob
 from spoolway.spooler import Spooler
-from spoolway.sync import loop_thread
 
 __all__ = ["Handover"]
 

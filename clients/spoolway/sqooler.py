@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from spoolway.backend import Backend
+from spoolway.blocking import thread as loop_thread
 from spoolway.client import Job, JobClient
 from spoolway.errors import (
     FailedPreconditionError,
@@ -39,7 +40,6 @@ from spoolway.running import RunningJob
 from spoolway.settings import NAME_PATTERN, resolve_settings
 from spoolway.snapshot import JobState
 from spoolway.spooler import Spooler
-from spoolway.sync import loop_thread
 from spoolway.timing import Backoff
 from spoolway.v1 import job_service_pb2 as pb
 

@@ -1,83 +1,21 @@
-"""The blocking twins of JobClient and Job, for scripts and notebooks.
+"""The blocking twins of JobClient and Job, for scripts and notebooks."""
 
-All of a process's blocking clients share one event loop in one background thread: gRPC's asyncio part is
-noisy where several loops run.
-"""
-
-import asyncio
 import os
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import Iterable, Iterator
+from typing import Any, Unpack
 
 from spoolway.backend import Backend
-from spoolway.client import DEFAULT_TIMEOUT_S, Job, JobClient, Seconds
+from spoolway.blocking import SyncCaller, thread
+from spoolway.caller import DEFAULT_TIMEOUT_S, Seconds
+from spoolway.client import Job, JobClient
 from spoolway.errors import SpoolwayError
 from spoolway.snapshot import JobSnapshot, JobState
 from spoolway.submission import MAX_CONTENT_BYTES, Content, SubmitOptions
 
 __all__ = ["SyncJob", "SyncJobClient"]
 
-_T = TypeVar("_T")
 
-
-class _LoopThread:
-    """An event loop in a daemon thread, started when it is first needed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def start(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
-        return asyncio.run_coroutine_threadsafe(work, self._started())
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = self.start(work)
-        try:
-            return future.result()
-        except BaseException:
-            # Ctrl-C in the waiting thread: stop the work too.
-            future.cancel()
-            raise
-
-    def iterate(self, source: AsyncIterator[_T]) -> Iterator[_T]:
-        end = object()
-
-        async def step() -> Any:
-            return await anext(source, end)
-
-        try:
-            while (item := self.run(step())) is not end:
-                yield item
-        finally:
-            if isinstance(source, AsyncGenerator):
-                self.run(_close(source))
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._loop.set_exception_handler(_ignore_poller_noise)
-                threading.Thread(target=self._loop.run_forever, name="spoolway-client", daemon=True).start()
-            return self._loop
-
-
-async def _close(source: AsyncGenerator[Any, None]) -> None:
-    await source.aclose()
-
-
-def _ignore_poller_noise(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Pass over what gRPC's poller raises where several loops run (its issue 25364); it does no harm."""
-    if not isinstance(context.get("exception"), BlockingIOError):
-        loop.default_exception_handler(context)
-
-
-loop_thread = _LoopThread()
-
-
-class SyncJobClient:
+class SyncJobClient(SyncCaller):
     """Submits jobs and follows them, blocking. Each method is that of JobClient.
 
         with SyncJobClient() as client:
@@ -107,33 +45,7 @@ class SyncJobClient:
             timeout=timeout,
             max_content_bytes=max_content_bytes,
         )
-
-    @property
-    def address(self) -> str:
-        """Where the server is."""
-        return self._client.address
-
-    @property
-    def user(self) -> str:
-        """Who submits."""
-        return self._client.user
-
-    def __enter__(self) -> Self:
-        """Use the client within `with`."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        loop_thread.run(self._client.close())
+        super().__init__(self._client)
 
     def submit(
         self,
@@ -144,13 +56,11 @@ class SyncJobClient:
         **options: Unpack[SubmitOptions],
     ) -> "SyncJob":
         """Submit one job; see JobClient.submit."""
-        return SyncJob(
-            loop_thread.run(self._client.submit(backend, content, request_id=request_id, **options))
-        )
+        return SyncJob(thread.run(self._client.submit(backend, content, request_id=request_id, **options)))
 
     def validate(self, backend: str, content: Content, **options: Unpack[SubmitOptions]) -> None:
         """Let the server check a job and store nothing; see JobClient.validate."""
-        loop_thread.run(self._client.validate(backend, content, **options))
+        thread.run(self._client.validate(backend, content, **options))
 
     def submit_many(
         self,
@@ -162,7 +72,7 @@ class SyncJobClient:
     ) -> "list[SyncJob | SpoolwayError]":
         """Submit many jobs in few calls; see JobClient.submit_many."""
         work = self._client.submit_many(backend, contents, request_id=request_id, **options)
-        return [SyncJob(answer) if isinstance(answer, Job) else answer for answer in loop_thread.run(work)]
+        return [SyncJob(answer) if isinstance(answer, Job) else answer for answer in thread.run(work)]
 
     def job(self, name: str) -> "SyncJob":
         """A handle on a job by its name or id, without a call."""
@@ -179,22 +89,22 @@ class SyncJobClient:
     ) -> "Iterator[SyncJob]":
         """The caller's jobs, newest first; see JobClient.jobs."""
         found = self._client.jobs(backend, states, labels=labels, oldest_first=oldest_first, limit=limit)
-        return map(SyncJob, loop_thread.iterate(found))
+        return map(SyncJob, thread.iterate(found))
 
     def backends(self) -> list[Backend]:
         """All backends, by name."""
-        return loop_thread.run(self._client.backends())
+        return thread.run(self._client.backends())
 
     def backend(self, name: str) -> Backend:
         """One backend; NotFoundError if there is none of this name."""
-        return loop_thread.run(self._client.backend(name))
+        return thread.run(self._client.backend(name))
 
     def watch(
         self, names: "Iterable[str | SyncJob]" = (), *, backend: str | None = None
     ) -> Iterator[JobSnapshot]:
         """Jobs as they are, then as they change; see JobClient.watch."""
         wanted = [name.name if isinstance(name, SyncJob) else name for name in names]
-        return loop_thread.iterate(self._client.watch(wanted, backend=backend))
+        return thread.iterate(self._client.watch(wanted, backend=backend))
 
 
 class SyncJob:
@@ -230,24 +140,24 @@ class SyncJob:
 
     def status(self) -> JobSnapshot:
         """Where it stands now; see Job.status."""
-        return loop_thread.run(self._job.status())
+        return thread.run(self._job.status())
 
     def watch(self) -> Iterator[JobSnapshot]:
         """Where it stands, then its changes, until it has ended."""
-        return loop_thread.iterate(self._job.watch())
+        return thread.iterate(self._job.watch())
 
     def wait(self, timeout: Seconds | None = None) -> JobSnapshot:
         """Wait until it has ended, however it ends; see Job.wait."""
-        return loop_thread.run(self._job.wait(timeout))
+        return thread.run(self._job.wait(timeout))
 
     def result(self, timeout: Seconds | None = None) -> Any:
         """Wait for the result and parse it; see Job.result."""
-        return loop_thread.run(self._job.result(timeout))
+        return thread.run(self._job.result(timeout))
 
     def result_bytes(self, timeout: Seconds | None = None) -> bytes:
         """Wait for the result, as its spooler sent it; see Job.result_bytes."""
-        return loop_thread.run(self._job.result_bytes(timeout))
+        return thread.run(self._job.result_bytes(timeout))
 
     def cancel(self) -> JobSnapshot:
         """Cancel it; see Job.cancel."""
-        return loop_thread.run(self._job.cancel())
+        return thread.run(self._job.cancel())

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -111,20 +112,21 @@ class Transfer:
         return response.size_bytes
 
     async def _fetch(self, open_at: Callable[[int], Any], size: int) -> bytes:
-        content = bytearray()
+        # What it holds is handed out without a copy: a long result is in memory once.
+        content = io.BytesIO()
         patience = _Patience(self._timing, self._tries)
-        while len(content) < size:
-            call = open_at(len(content))
+        while content.tell() < size:
+            call = open_at(content.tell())
             try:
                 while (piece := await self._connection.read(call)) is not None:
-                    content += piece.chunk
-                if len(content) < size:
-                    raise DataLossError(f"{len(content):,} of {size:,} bytes arrived; get it again")
+                    content.write(piece.chunk)
+                if content.tell() < size:
+                    raise DataLossError(f"{content.tell():,} of {size:,} bytes arrived; get it again")
             except SpoolwayError as error:
-                await patience.after(error, len(content))
+                await patience.after(error, content.tell())
             finally:
                 call.cancel()
-        return bytes(content)
+        return content.getvalue()
 
 
 class _Patience:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 from datetime import timedelta
+from importlib.metadata import version
 
 import grpc
 import structlog
@@ -13,12 +14,18 @@ from grpc_reflection.v1alpha import reflection
 from spoolway.v1 import job_service_pb2, job_service_pb2_grpc, storage_admin_pb2, storage_admin_pb2_grpc
 from spoolway_providers.model import Policy
 from spoolway_providers.registry import make_provider
+from spoolway_server.audit import Audit
 from spoolway_server.auth import Authenticator, LoopbackAuthenticator
 from spoolway_server.backends import Backends
+from spoolway_server.catalog import Catalog, SqliteCatalog
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings
+from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
+from spoolway_server.metrics import Metrics, measured
+from spoolway_server.policies import Policies
+from spoolway_server.scraping import MetricsPort
 from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
 from spoolway_server.spoolers import Spoolers, Timing
@@ -34,6 +41,8 @@ _log = structlog.get_logger(__name__)
 SERVICES = ("spoolway.v1.JobService", "spoolway.v1.StorageAdmin")
 LEAVE_GRACE_S = 5.0
 """What streams get of the grace, to be closed by their clients."""
+STREAM_SHARE = 0.8
+"""Of a connection's greatest age: how old a stream gets."""
 LAST_WORD_S = 0.1
 """What watchers of the health get to be told that it is over."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -72,6 +81,9 @@ class SpoolwayServer:
         self._config = config
         clock = clock or Clock()
         authenticator = authenticator or LoopbackAuthenticator()
+        self.catalog: Catalog = SqliteCatalog(config.catalog_path)
+        self.audit = Audit(self.catalog, clock)
+        self.metrics = Metrics(version("spoolway-server"))
         self.storages = Storages(
             [self._storage(name, settings, clock) for name, settings in config.storages.items()],
             config.default_storage,
@@ -81,18 +93,25 @@ class SpoolwayServer:
         upload_limits = UploadLimits(
             inline=limits.max_inline_bytes, content=limits.max_content_bytes, result=limits.max_result_bytes
         )
+        backends = Backends(self.storages, max_config_bytes=limits.max_config_bytes)
         self._job_service = JobService(
             storages=self.storages,
             jobs=Jobs(self.storages, limits=upload_limits, max_depth=limits.max_json_depth),
-            watching=Watching(self.storages),
-            backends=Backends(self.storages, max_config_bytes=limits.max_config_bytes),
+            watching=Watching(self.storages, stream_age=_stream_age(config)),
+            backends=backends,
             spoolers=self.spoolers,
             authenticator=authenticator,
             limits=upload_limits,
             max_batch=limits.max_batch,
         )
-        self._storage_admin = StorageAdmin(storages=self.storages, authenticator=authenticator)
+        self._storage_admin = StorageAdmin(
+            storages=self.storages,
+            backends=backends,
+            policies=Policies(self.storages),
+            authenticator=authenticator,
+        )
         self._health = _Health()
+        self.metrics_port = MetricsPort(self.metrics, self.storages)
         self._grpc: grpc.aio.Server | None = None
         self._health_updates: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -116,8 +135,15 @@ class SpoolwayServer:
             OSError: the port is taken.
         """
         server = self._grpc = grpc.aio.server(options=self._options())
-        add_guarded(job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service, server)
-        add_guarded(storage_admin_pb2_grpc.add_StorageAdminServicer_to_server, self._storage_admin, server)
+        add_guarded(
+            job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service, server, self.metrics
+        )
+        add_guarded(
+            storage_admin_pb2_grpc.add_StorageAdminServicer_to_server,
+            self._storage_admin,
+            server,
+            self.metrics,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [
@@ -129,8 +155,11 @@ class SpoolwayServer:
             server,
         )
         self.port = self._bind(server)
+        if self._config.metrics.enabled:
+            await self.metrics_port.start(self._config.metrics.host, self._config.metrics.port)
         for storage in self.storages.by_name.values():
             storage.on_health_change = self._update_health
+        await self._open_catalog()
         await self.storages.start()
         await server.start()
         await self._set_health()
@@ -145,7 +174,9 @@ class SpoolwayServer:
             self._health.ended.set()
             await self._grpc.stop(grace_s)
         await self.spoolers.settle()
+        await self.metrics_port.stop()
         await self.storages.stop()
+        await self.catalog.close()
         await asyncio.gather(*self._health_updates, return_exceptions=True)
 
     async def wait_closed(self) -> None:
@@ -168,7 +199,7 @@ class SpoolwayServer:
         await self.stop(settings.drain_grace_s)
 
     def _storage(self, name: str, settings: StorageSettings, clock: Clock) -> Storage:
-        leases = self._config.leases
+        leases, metrics = self._config.leases, self.metrics.storage(name)
         policy = Policy(
             max_attempts=leases.max_attempts,
             max_crashes=leases.max_crashes,
@@ -179,12 +210,20 @@ class SpoolwayServer:
         return Storage(
             name,
             settings.type,
-            make_provider(settings.type, settings.login),
+            measured(make_provider(settings.type, settings.login), metrics),
             policy=policy,
             clock=clock,
             description=settings.description,
             active=settings.active,
+            metrics=metrics,
         )
+
+    async def _open_catalog(self) -> None:
+        try:
+            await self.catalog.open()
+        except ServiceError as error:
+            # Each of its calls tries again; the storages of the configuration serve meanwhile.
+            _log.error("catalog can't be opened", error=error.message)
 
     def _bind(self, server: grpc.aio.Server) -> int:
         host, port = self._config.server.host, self._config.server.port
@@ -208,6 +247,7 @@ class SpoolwayServer:
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
+            *_age_options(self._config.server.max_connection_age_s),
         ]
 
     async def _begin_drain(self) -> None:
@@ -254,10 +294,25 @@ def _on_signal(stop: asyncio.Event) -> None:
     stop.set()
 
 
+def _age_options(age_s: float) -> list[tuple[str, int]]:
+    """gRPC's limit of a connection's age; with a grace as long, our own end of a stream comes first."""
+    if not age_s:
+        return []
+    age_ms = int(age_s * 1000)
+    return [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", age_ms)]
+
+
+def _stream_age(config: Config) -> timedelta | None:
+    """When a stream is asked to move on: below the least that gRPC makes of the limit, 10 % under it."""
+    age_s = config.server.max_connection_age_s
+    return timedelta(seconds=age_s * STREAM_SHARE) if age_s else None
+
+
 def _timing(config: Config) -> Timing:
     leases = config.leases
     return Timing(
         heartbeat=timedelta(seconds=leases.heartbeat_interval_s),
         idle_heartbeat=timedelta(seconds=leases.idle_heartbeat_s),
         accept=timedelta(seconds=leases.accept_timeout_s),
+        stream_age=_stream_age(config),
     )

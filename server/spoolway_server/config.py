@@ -42,11 +42,13 @@ from spoolway_server.mistakes import (
 )
 
 __all__ = [
+    "CatalogSettings",
     "Config",
     "ConfigError",
     "ConfigMistake",
     "LeaseSettings",
     "LimitSettings",
+    "MetricsSettings",
     "ServerSettings",
     "StorageSettings",
     "Unit",
@@ -119,6 +121,8 @@ class ServerSettings(_Section):
     """From saying "not serving" to refusing calls, at a stop. Longer than a balancer's check interval."""
     drain_grace_s: Annotated[_Seconds, Field(ge=0, le=3600)] = 30
     """How long calls under way may take to end, at a stop."""
+    max_connection_age_s: Annotated[_Seconds, Field(ge=0, le=DAY_S)] = 3600
+    """How old a connection gets before its clients are asked for a new one, maybe elsewhere; 0: any age."""
     log_format: Literal["console", "json"] = "console"
     """`console` for people, `json` for programs: one object a line."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
@@ -188,6 +192,17 @@ class LeaseSettings(_Section):
         return interval_s
 
 
+class MetricsSettings(_Section):
+    """`[metrics]`: the port that Prometheus reads."""
+
+    enabled: bool = False
+    """Whether to serve GET /metrics."""
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    """Address to listen on. Whoever reaches it sees names of storages and backends, and no more."""
+    port: Annotated[int, _Number, Field(ge=0, le=65_535), Unit("TCP port")] = 9464
+    """Port to listen on; 0 takes any free one."""
+
+
 def _context(info: ValidationInfo) -> Mapping[str, Any]:
     return info.context or {}
 
@@ -232,6 +247,15 @@ class StorageSettings(_Section):
             yield name, dict.fromkeys(value, "***") if name == "login" else value
 
 
+class CatalogSettings(_Section):
+    """`[catalog]`: what the server itself must know: added storages, access tokens, the audit trail."""
+
+    path: str = ""
+    """Its SQLite file, `:memory:` for none; beside the default storage if not given."""
+    key_file: str = ""
+    """File with the key that encrypts logins; the variable SPOOLWAY_KEY wins over it."""
+
+
 StorageName = Annotated[str, Field(pattern=r"^[a-z0-9]{1,64}$")]
 
 
@@ -252,11 +276,29 @@ class Config(_Section):
     """What one call may ask for."""
     leases: LeaseSettings = Field(default_factory=LeaseSettings)
     """Defaults of every backend's policy."""
+    catalog: CatalogSettings = Field(default_factory=CatalogSettings)
+    """What the server itself must know."""
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    """The port that Prometheus reads."""
     storages: dict[StorageName, StorageSettings] = Field(default_factory=_default_storages)
     """The storages by name; none at all: `main`, the SQLite file `spoolway.sqlite` in the current folder."""
     # After the storages: a validator sees the fields before its own.
     default_storage: str = Field(default="", validate_default=True)
     """The storage of backends that name none; the first one if not given."""
+
+    @property
+    def catalog_path(self) -> str:
+        """Where the catalog is: as given, else beside the default storage, else in the current folder."""
+        if self.catalog.path:
+            return self.catalog.path
+        storage = self.storages[self.default_storage]
+        file, folder = storage.login.get("path"), storage.login.get("base_path")
+        if isinstance(file, str) and file:
+            return str(Path(file).expanduser().with_suffix(".catalog.sqlite"))
+        if isinstance(folder, str) and folder:
+            return str(Path(folder).expanduser() / "spoolway" / "catalog.sqlite")
+        # Who keeps jobs in memory wants nothing to be left.
+        return ":memory:" if storage.type == "memory" else "spoolway.catalog.sqlite"
 
     @field_validator("storages", mode="after")
     @classmethod

@@ -71,6 +71,11 @@ class Dispatcher:
         return sum(session.free(self._backend) for session in self._sessions)
 
     @property
+    def session_count(self) -> int:
+        """Sessions of this process that want jobs of this backend."""
+        return len(self._sessions)
+
+    @property
     def has_sessions(self) -> bool:
         """Whether any session wants jobs of this backend."""
         return bool(self._sessions)
@@ -83,7 +88,9 @@ class Dispatcher:
             poll_s = FIRST_POLL_S if woken else min(poll_s * 2, self._storage.poll_max_s)
             self._wake.clear()
             try:
-                await self._claim_while_there_are()
+                found = await self._claim_while_there_are()
+                if found and not woken:
+                    self._storage.metrics.wakeup_misses.inc(found)
                 retry_s = FIRST_RETRY_S
             except ProviderError as error:
                 self._storage.report(error)
@@ -108,14 +115,18 @@ class Dispatcher:
             return False
         return True
 
-    async def _claim_while_there_are(self) -> None:
+    async def _claim_while_there_are(self) -> int:
+        """Returns how many jobs were claimed."""
+        count = 0
         while self._storage.active and self._storage.opened.is_set():
             orders = self._orders()
             if not orders:
-                return
+                break
             claimed = await self._claim(orders)
+            count += len(claimed)
             if len(claimed) < len(orders):
-                return
+                break
+        return count
 
     def _orders(self) -> dict[str, tuple[Session, Order]]:
         """By token, one order for each free place: in turn over the sessions, the least busy first."""
@@ -187,11 +198,14 @@ class Dispatcher:
             if holder is not None:
                 by_session.setdefault(orders[holder.token][0], []).append(one)
         unsent: list[Claimed] = []
+        counters = self._storage.metrics.backend(self._backend)
         for session, jobs in by_session.items():
             # Credit that fell while the claim was under way: the jobs beyond it go back unsent.
             room = session.free(self._backend) if session in self._sessions else 0
             unsent += jobs[room:]
             if room:
+                for one in jobs[:room]:
+                    counters.claimed(one.job)
                 session.assign(jobs[:room])
                 self._storage.expect_accept(session, jobs[:room])
         if unsent:

@@ -12,7 +12,7 @@ from spoolway.v1 import job_pb2
 from spoolway_providers import errors as provider_errors
 from spoolway_providers.rules import Refusal
 
-__all__ = ["DOMAIN", "ServiceError", "draining", "from_provider_error", "from_refusal"]
+__all__ = ["DOMAIN", "ServiceError", "draining", "from_provider_error", "from_refusal", "moving_on"]
 
 DOMAIN = "spoolway"
 """`domain` of every ErrorInfo."""
@@ -117,6 +117,13 @@ def draining() -> ServiceError:
     """The answer of a server that is about to stop."""
     return ServiceError(
         grpc.StatusCode.UNAVAILABLE, "DRAINING", "this server is about to stop; try again, perhaps elsewhere"
+    )
+
+
+def moving_on() -> ServiceError:
+    """The end of a stream that has lasted long enough for this server."""
+    return ServiceError(
+        grpc.StatusCode.UNAVAILABLE, "CONNECTION_AGE", "this stream is old; reconnect, perhaps elsewhere"
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
@@ -12,6 +13,7 @@ from google.protobuf.message import DecodeError
 from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import new_token
 from spoolway_server.errors import ServiceError, from_provider_error
+from spoolway_server.metrics import MethodMetrics, Metrics
 
 if TYPE_CHECKING:
     # Generic in the stubs only.
@@ -29,9 +31,12 @@ _log = structlog.get_logger(__name__)
 
 
 def add_guarded(
-    add_to_server: Callable[[Servicer, grpc.aio.Server], None], servicer: Servicer, server: grpc.aio.Server
+    add_to_server: Callable[[Servicer, grpc.aio.Server], None],
+    servicer: Servicer,
+    server: grpc.aio.Server,
+    metrics: Metrics,
 ) -> None:
-    """Add a service, each of its calls guarded: an exception becomes the status that it stands for.
+    """Add a service, each of its calls guarded and counted: an exception becomes the status it stands for.
 
     A fault of ours is INTERNAL and logged. Wrapped once, here, as an interceptor would wrap at each call.
 
@@ -39,11 +44,15 @@ def add_guarded(
         add_to_server: the generated `add_...Servicer_to_server`.
         servicer: what it adds.
         server: where.
+        metrics: what counts the calls.
     """
     methods = _Methods()
     add_to_server(servicer, cast("grpc.aio.Server", methods))
     for service, handlers in methods.by_service.items():
-        guarded = {name: _guard(handler, f"/{service}/{name}") for name, handler in handlers.items()}
+        guarded = {
+            name: _guard(handler, f"/{service}/{name}", metrics.method(name))
+            for name, handler in handlers.items()
+        }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
 
@@ -60,7 +69,7 @@ class _Methods:
         self.by_service[service] = handlers
 
 
-def _guard(handler: Any, method: str) -> Handler:
+def _guard(handler: Any, method: str, metrics: MethodMetrics) -> Handler:
     parse = _parser(handler.request_deserializer)
     # Requests are parsed within the guarded call, else bytes that are no message would be gRPC's
     # UNKNOWN and a traceback in the log.
@@ -68,14 +77,16 @@ def _guard(handler: Any, method: str) -> Handler:
     if handler.request_streaming:
         parse = partial(_Parsed, parse)
     if handler.request_streaming and handler.response_streaming:
-        call = _streaming(handler.stream_stream, parse, method)
+        call = _streaming(handler.stream_stream, parse, method, metrics)
         return grpc.stream_stream_rpc_method_handler(call, **wire)
     if handler.response_streaming:
-        call = _streaming(handler.unary_stream, parse, method)
+        call = _streaming(handler.unary_stream, parse, method, metrics)
         return grpc.unary_stream_rpc_method_handler(call, **wire)
     if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler(_unary(handler.stream_unary, parse, method), **wire)
-    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, parse, method), **wire)
+        call = _unary(handler.stream_unary, parse, method, metrics)
+        return grpc.stream_unary_rpc_method_handler(call, **wire)
+    call = _unary(handler.unary_unary, parse, method, metrics)
+    return grpc.unary_unary_rpc_method_handler(call, **wire)
 
 
 class _Parsed:
@@ -108,32 +119,55 @@ def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[Any], Any]:
 
 
 def _unary(
-    call: Callable[[Any, Context], Awaitable[Any]], parse: Callable[[Any], Any], method: str
+    call: Callable[[Any, Context], Awaitable[Any]],
+    parse: Callable[[Any], Any],
+    method: str,
+    metrics: MethodMetrics,
 ) -> Callable[[Any, Context], Any]:
     async def handle(request: Any, context: Context) -> Any:
+        began = perf_counter()
+        # Unless told otherwise: whoever called has gone, or its time is over.
+        code = "CANCELLED"
         try:
-            return await call(parse(request), context)
+            response = await call(parse(request), context)
+            code = "OK"
+            return response
         except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status
-            await _abort(context, error, method)
+            status = _status_of(error, method)
+            code = status.code.name
+            await context.abort(status.code, status.message, status.trailer())
+        finally:
+            metrics.unary(code, perf_counter() - began)
 
     return handle
 
 
 def _streaming(
-    call: Callable[[Any, Context], AsyncGenerator[Any, None]], parse: Callable[[Any], Any], method: str
+    call: Callable[[Any, Context], AsyncGenerator[Any, None]],
+    parse: Callable[[Any], Any],
+    method: str,
+    metrics: MethodMetrics,
 ) -> Callable[[Any, Context], AsyncGenerator[Any, None]]:
     async def handle(request: Any, context: Context) -> AsyncGenerator[Any, None]:
+        code = "CANCELLED"
+        metrics.open_streams.inc()
         try:
             async with aclosing(call(parse(request), context)) as responses:
                 async for response in responses:
                     yield response
+            code = "OK"
         except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status
-            await _abort(context, error, method)
+            status = _status_of(error, method)
+            code = status.code.name
+            await context.abort(status.code, status.message, status.trailer())
+        finally:
+            metrics.open_streams.dec()
+            metrics.stream(code)
 
     return handle
 
 
-async def _abort(context: Context, error: Exception, method: str) -> None:
+def _status_of(error: Exception, method: str) -> ServiceError:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ProviderError):
@@ -141,10 +175,10 @@ async def _abort(context: Context, error: Exception, method: str) -> None:
     if not isinstance(error, ServiceError):
         incident = new_token()[:8]
         _log.error("call failed", method=method, incident=incident, exc_info=error)
-        error = ServiceError(
+        return ServiceError(
             grpc.StatusCode.INTERNAL,
             "INTERNAL",
             f"a fault of the server; its log has it under incident {incident}",
             metadata={"incident": incident},
         )
-    await context.abort(error.code, error.message, error.trailer())
+    return error

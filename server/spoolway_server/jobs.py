@@ -173,6 +173,9 @@ class Jobs:
             raise
         if storage.trouble:
             storage.report(None)
+        for draft, outcome in zip(drafts, outcomes, strict=True):
+            if isinstance(outcome, Job):
+                storage.metrics.backend(draft.backend).submitted.inc()
         return [from_provider_error(o) if isinstance(o, ProviderError) else o for o in outcomes]
 
     @staticmethod

@@ -174,6 +174,7 @@ class Leases:
 
     def _follow(self, before: Job, after: Job, event: Event) -> None:
         """What a commit means for this process; the rest is the reaper's and the renewals'."""
+        self._storage.metrics.backend(after.key.backend).changed(before, after)
         if after.due_at is not None:
             self._storage.reaper.note_due(after.due_at)
         held_by = before.holder

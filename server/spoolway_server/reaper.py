@@ -99,6 +99,8 @@ class Reaper:
         # What is noted during the look calls for another one: the look may have been past it already.
         self._wake.clear()
         self._next_due = None
+        # Policies that other processes have changed count here within a look.
+        await self._storage.backends()
         await self._apply_due()
         views = await self._provider.sessions()
         await self._close_silent(views)

@@ -41,6 +41,8 @@ class Timing(msgspec.Struct, frozen=True):
     idle_heartbeat: timedelta = timedelta(seconds=55)
     accept: timedelta = timedelta(seconds=3)
     unary_accept: timedelta = timedelta(seconds=10)
+    stream_age: timedelta | None = None
+    """When a stream is asked to reconnect, perhaps to another server; None: never."""
 
 
 class HeldJob(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from spoolway_server.documents import parse_document
 from spoolway_server.errors import ServiceError
 from spoolway_server.feed import Feed
 from spoolway_server.leases import Leases, Update
+from spoolway_server.metrics import Metrics, StorageMetrics
 from spoolway_server.reaper import Reaper
 from spoolway_server.sessions import Session
 
@@ -55,6 +56,7 @@ class Storage:
         clock: Clock,
         description: str = "",
         active: bool = True,
+        metrics: StorageMetrics | None = None,
     ) -> None:
         """Put the parts together; `start` sets them going.
 
@@ -66,6 +68,7 @@ class Storage:
             clock: the machine's clocks.
             description: for people.
             active: takes submits and gives jobs.
+            metrics: its counters; None: some that nobody reads.
         """
         self.name = name
         self.type_name = type_name
@@ -74,12 +77,13 @@ class Storage:
         self.active = active
         self.trouble = "not opened yet"
         self.clock = clock
+        self.metrics = metrics or Metrics().storage(name)
         self.feed = Feed(provider)
         self.leases = Leases(self)
         self.reaper = Reaper(self)
         self.opened = asyncio.Event()
         self._in_trouble = asyncio.Event()
-        self._default_policy = policy
+        self.default_policy = policy
         self._backends: dict[str, Backend] = {}
         self._backends_read_at = float("-inf")
         self._rules: dict[str, tuple[str, JobRules]] = {}
@@ -181,7 +185,7 @@ class Storage:
     def policy(self, backend: str) -> Policy:
         """The policy in force, as last read."""
         known = self._backends.get(backend)
-        return (known and known.policy) or self._default_policy
+        return (known and known.policy) or self.default_policy
 
     def rules(self, backend: Backend) -> JobRules:
         """What the backend's config demands of jobs; compiled once a version."""

@@ -1,6 +1,8 @@
 """Between the contract's messages and the domain's records."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,6 +17,7 @@ __all__ = [
     "duration",
     "etag",
     "job_to_proto",
+    "policy_changes",
     "policy_to_proto",
     "reason_to_proto",
     "state_from_proto",
@@ -147,6 +150,26 @@ def policy_to_proto(policy: Policy) -> job_pb2.BackendPolicy:
         max_queued=policy.max_queued,
         round_robin=policy.round_robin,
     )
+
+
+def policy_changes(message: job_pb2.BackendPolicy, fields: Iterable[str]) -> dict[str, Any]:
+    """The values of some of a policy's fields; None: the server's default, or no limit.
+
+    ValueError or OverflowError, with the field's name, if a duration is out of range.
+    """
+    return {field: _policy_value(message, field) for field in fields}
+
+
+def _policy_value(message: job_pb2.BackendPolicy, field: str) -> Any:
+    value = getattr(message, field)
+    if not isinstance(value, Duration):
+        return value or (None if field in {"max_attempts", "max_crashes"} else value)
+    if not message.HasField(field):  # type: ignore[arg-type]  # a field of a message type
+        return None
+    try:
+        return timedelta_from(value)
+    except (ValueError, OverflowError) as error:
+        raise type(error)(field) from error
 
 
 def backend_to_proto(

@@ -1,9 +1,11 @@
 """Waiting for jobs and watching them."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from datetime import timedelta
 
 import grpc
 import msgspec
@@ -12,7 +14,7 @@ from spoolway_providers.errors import CursorTooOld, NotFound
 from spoolway_providers.interface import Query
 from spoolway_providers.model import Job, JobKey
 from spoolway_server.auth import Principal
-from spoolway_server.errors import ServiceError, draining
+from spoolway_server.errors import ServiceError, draining, moving_on
 from spoolway_server.feed import Subscription
 from spoolway_server.ownership import job_not_found, own_job
 from spoolway_server.storage import Storage
@@ -39,9 +41,10 @@ class JobEvent(msgspec.Struct):
 class Watching:
     """WaitJob and WatchJobs."""
 
-    def __init__(self, storages: Storages) -> None:
-        """Watch jobs in `storages`."""
+    def __init__(self, storages: Storages, *, stream_age: timedelta | None = None) -> None:
+        """Watch jobs in `storages`; a watch older than `stream_age` is asked to reconnect."""
         self._storages = storages
+        self._stream_age_s = stream_age.total_seconds() if stream_age else math.inf
 
     async def wait(self, caller: Principal, name: str, etag: str, timeout_s: float) -> Job:
         """The job once its etag differs from `etag`, or, without one, once it is terminal; or as it is."""
@@ -82,6 +85,8 @@ class Watching:
                 f"watch at most {MAX_WATCHED} jobs by name, or all of a backend",
                 field="names",
             )
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._stream_age_s
         watchers = await self._watchers(caller, names, backend, decode_token(resume_token, "resume_token"))
         open_now = [watcher for watcher in watchers if watcher.storage.opened.is_set()]
         try:
@@ -94,6 +99,8 @@ class Watching:
             async with aclosing(_changes(watchers)) as events:
                 async for event in events:
                     yield event
+                    if loop.time() >= ends_at:
+                        raise moving_on()
         finally:
             for watcher in watchers:
                 watcher.unsubscribe()

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from spoolway import handover as module
+from spoolway.blocking import thread as loop_thread
 from spoolway.errors import JobError, RetryLater, SettingsError, UnauthenticatedError
 from spoolway.handover import Handover
 from spoolway.leases import LeaseClock
 from spoolway.runner import RunFunction
 from spoolway.running import RunningJob
-from spoolway.sync import loop_thread
 from spoolway.timing import steady_clock
 from spoolway.v1 import job_service_pb2 as pb
 

@@ -1,6 +1,7 @@
 """Contents and results too long for a message."""
 
 import hashlib
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -166,6 +167,24 @@ async def test_a_long_result_is_read_in_pieces(server: FakeServer, client: JobCl
 
     assert await client.job(job_name("1")).result_bytes() == result
     assert [request.offset for request in server.requests["ReadResult"]] == [0, 1000, MIB]
+
+
+async def test_a_long_result_is_in_memory_once(server: FakeServer, client: JobClient) -> None:
+    """Fetching a result takes little more memory than it has bytes."""
+    result = bytes(48 * MIB)
+    done = job(state="DONE", result_bytes=len(result), result_sha256=sha256(result))
+    server.answers["WatchJobs"] = lambda request: events(pb.WatchJobsResponse(jobs=[done]), hang=True)
+    server.answers["ReadResult"] = pieces(result, pb.ReadResultResponse)
+
+    tracemalloc.start()
+    try:
+        fetched = await client.job(job_name("1")).result_bytes()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert fetched == result
+    assert peak < 1.5 * len(result)
 
 
 async def test_a_long_result_that_is_damaged_is_an_error(server: FakeServer, client: JobClient) -> None:

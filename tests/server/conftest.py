@@ -1,5 +1,6 @@
 """The server's core in tests: real, on a free port, over memory and over SQLite."""
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from tests.server.lab import Caller, Lab, merged
 StartLab = Callable[..., Awaitable[Lab]]
 StartSpooler = Callable[..., Awaitable[FakeSpooler]]
 
+MEMORY_DISK_BYTES = 2_000_000_000
 SETTINGS: dict[str, Any] = {"server": {"port": 0, "drain_pause_s": 0, "drain_grace_s": 1}}
 
 
@@ -107,3 +109,14 @@ def start_spooler(lab: Lab) -> StartSpooler:
 async def spooler(start_spooler: StartSpooler) -> FakeSpooler:
     """A spooler of `sim` with credit for one job."""
     return await start_spooler()
+
+
+@pytest.fixture
+def memory_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is enough of it: a gigabyte on a disk takes its time."""
+    shm = Path("/dev/shm")  # noqa: S108
+    if not shm.is_dir() or shutil.disk_usage(shm).free < MEMORY_DISK_BYTES:
+        yield tmp_path
+        return
+    with TemporaryDirectory(prefix="spoolway-test-", dir=shm) as folder:
+        yield Path(folder)

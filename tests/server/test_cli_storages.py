@@ -5,8 +5,26 @@ from datetime import timedelta
 import pytest
 from typer.testing import CliRunner
 
+from spoolway import Storage, StorageTest, StorageTestStep
 from spoolway_server.cli import admin, app
 from spoolway_server.cli.exits import ExitCode
+
+
+def storage(name, **facts):
+    usual = {
+        "type": "sqlite",
+        "description": "",
+        "active": True,
+        "is_default": False,
+        "read_only": True,
+        "serving": True,
+        "message": "",
+    }
+    return Storage(name=name, **(usual | facts))
+
+
+def step(name, **facts):
+    return StorageTestStep(name=name, **({"passed": True, "duration": timedelta(), "advice": ""} | facts))
 
 
 class FakeAdmin:
@@ -16,15 +34,15 @@ class FakeAdmin:
 
     async def storages(self):
         return [
-            admin.Storage("main", "sqlite", "All jobs", True, True, True, True, ""),
-            admin.Storage("cloud", "dropbox", "", False, False, True, False, "the login is refused"),
+            storage("main", type="sqlite", description="All jobs", is_default=True),
+            storage("cloud", type="dropbox", active=False, serving=False, message="the login is refused"),
         ]
 
     async def test_storage(self, name):
-        steps = [admin.StorageTestStep("connect", True, timedelta(milliseconds=1.25), "")]
+        steps = [step("connect", duration=timedelta(milliseconds=1.25))]
         if not self.passes:
-            steps.append(admin.StorageTestStep("write", False, timedelta(), f"{name} is read-only"))
-        return admin.StorageTest(self.passes, tuple(steps))
+            steps.append(step("write", passed=False, advice=f"{name} is read-only"))
+        return StorageTest(passed=self.passes, steps=tuple(steps))
 
 
 @pytest.fixture

@@ -147,10 +147,10 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         {"SPOOLWAY_LEASES__MAX_CRASHES": "0", "SPOOLWAY_SERVR__PORT": "1"},
     )
 
-    sections = "server, limits, leases, storages, default_storage"
+    sections = "server, limits, leases, catalog, metrics, storages, default_storage"
     assert mistakes == {
         "server.prot": 'server.prot: unknown key, did you mean "port"?; allowed: host, port, name, '
-        "drain_pause_s, drain_grace_s, log_format, log_level",
+        "drain_pause_s, drain_grace_s, max_connection_age_s, log_format, log_level",
         "server.port": "server.port: 99999 is too large; allowed: a whole number from 0 to 65535 (TCP port)",
         "server.log_format": 'server.log_format: "xml" is not right; allowed: console, json',
         "server.name": 'server.name: "" is too short; allowed: a text of 1 to 255 characters',

@@ -207,7 +207,7 @@ class JobServiceServicer(object):
         """A snapshot of the jobs asked for, then their changes, until the client cancels. An event is a job's
         newest document: states may be passed over, but its transitions tell them all. At least once, never an
         older revision after a newer one. The server ends the stream only with UNAVAILABLE (draining, storage
-        trouble); reconnect with the last resume_token.
+        trouble, an old stream); reconnect with the last resume_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,7 @@ class JobServiceStub:
     """A snapshot of the jobs asked for, then their changes, until the client cancels. An event is a job's
     newest document: states may be passed over, but its transitions tell them all. At least once, never an
     older revision after a newer one. The server ends the stream only with UNAVAILABLE (draining, storage
-    trouble); reconnect with the last resume_token.
+    trouble, an old stream); reconnect with the last resume_token.
     """
     GetResult: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetResultRequest, _job_service_pb2.GetResultResponse]
     """The result of a job that is DONE. FAILED_PRECONDITION with RESULT_NOT_READY before its end, and JOB_ERROR,
@@ -157,7 +157,7 @@ class JobServiceAsyncStub(JobServiceStub):
     """A snapshot of the jobs asked for, then their changes, until the client cancels. An event is a job's
     newest document: states may be passed over, but its transitions tell them all. At least once, never an
     older revision after a newer one. The server ends the stream only with UNAVAILABLE (draining, storage
-    trouble); reconnect with the last resume_token.
+    trouble, an old stream); reconnect with the last resume_token.
     """
     GetResult: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetResultRequest, _job_service_pb2.GetResultResponse]  # type: ignore[assignment]
     """The result of a job that is DONE. FAILED_PRECONDITION with RESULT_NOT_READY before its end, and JOB_ERROR,
@@ -289,7 +289,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """A snapshot of the jobs asked for, then their changes, until the client cancels. An event is a job's
         newest document: states may be passed over, but its transitions tell them all. At least once, never an
         older revision after a newer one. The server ends the stream only with UNAVAILABLE (draining, storage
-        trouble); reconnect with the last resume_token.
+        trouble, an old stream); reconnect with the last resume_token.
         """
 
     @_abc_1.abstractmethod

@@ -23,41 +23,55 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from spoolway.v1 import job_pb2 as spoolway_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspoolway/v1/storage_admin.proto\x12\x0bspoolway.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9d\x01\n\x07Storage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x11\n\tread_only\x18\x06 \x01(\x08\x12*\n\x06health\x18\x07 \x01(\x0b\x32\x1a.spoolway.v1.StorageHealth\"1\n\rStorageHealth\x12\x0f\n\x07serving\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x13ListStoragesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListStoragesResponse\x12&\n\x08storages\x18\x01 \x03(\x0b\x32\x14.spoolway.v1.Storage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetStorageResponse\x12%\n\x07storage\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Storage\"\"\n\x12TestStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13TestStorageResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.spoolway.v1.TestStep\x12\x0e\n\x06passed\x18\x02 \x01(\x08\"e\n\x08TestStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"\x1a\n\x18ListProviderTypesRequest\"E\n\x19ListProviderTypesResponse\x12(\n\x05types\x18\x01 \x03(\x0b\x32\x19.spoolway.v1.ProviderType\"u\n\x0cProviderType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0clogin_fields\x18\x03 \x03(\x0b\x32\x17.spoolway.v1.LoginField\x12\x13\n\x0bunavailable\x18\x04 \x01(\t\"Q\n\nLoginField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06secret\x18\x04 \x01(\x08\x32\xe8\x02\n\x0cStorageAdmin\x12S\n\x0cListStorages\x12 .spoolway.v1.ListStoragesRequest\x1a!.spoolway.v1.ListStoragesResponse\x12M\n\nGetStorage\x12\x1e.spoolway.v1.GetStorageRequest\x1a\x1f.spoolway.v1.GetStorageResponse\x12P\n\x0bTestStorage\x12\x1f.spoolway.v1.TestStorageRequest\x1a .spoolway.v1.TestStorageResponse\x12\x62\n\x11ListProviderTypes\x12%.spoolway.v1.ListProviderTypesRequest\x1a&.spoolway.v1.ListProviderTypesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspoolway/v1/storage_admin.proto\x12\x0bspoolway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x15spoolway/v1/job.proto\"\x9d\x01\n\x07Storage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x11\n\tread_only\x18\x06 \x01(\x08\x12*\n\x06health\x18\x07 \x01(\x0b\x32\x1a.spoolway.v1.StorageHealth\"1\n\rStorageHealth\x12\x0f\n\x07serving\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x13ListStoragesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListStoragesResponse\x12&\n\x08storages\x18\x01 \x03(\x0b\x32\x14.spoolway.v1.Storage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetStorageResponse\x12%\n\x07storage\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Storage\"\"\n\x12TestStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13TestStorageResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.spoolway.v1.TestStep\x12\x0e\n\x06passed\x18\x02 \x01(\x08\"e\n\x08TestStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"\x1a\n\x18ListProviderTypesRequest\"E\n\x19ListProviderTypesResponse\x12(\n\x05types\x18\x01 \x03(\x0b\x32\x19.spoolway.v1.ProviderType\"u\n\x0cProviderType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0clogin_fields\x18\x03 \x03(\x0b\x32\x17.spoolway.v1.LoginField\x12\x13\n\x0bunavailable\x18\x04 \x01(\t\"Q\n\nLoginField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06secret\x18\x04 \x01(\x08\"\x92\x01\n\x17SetBackendPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spoolway.v1.BackendPolicy\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"A\n\x18SetBackendPolicyResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"#\n\x13PauseBackendRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14PauseBackendResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"$\n\x14ResumeBackendRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x15ResumeBackendResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend2\xf6\x04\n\x0cStorageAdmin\x12S\n\x0cListStorages\x12 .spoolway.v1.ListStoragesRequest\x1a!.spoolway.v1.ListStoragesResponse\x12M\n\nGetStorage\x12\x1e.spoolway.v1.GetStorageRequest\x1a\x1f.spoolway.v1.GetStorageResponse\x12P\n\x0bTestStorage\x12\x1f.spoolway.v1.TestStorageRequest\x1a .spoolway.v1.TestStorageResponse\x12\x62\n\x11ListProviderTypes\x12%.spoolway.v1.ListProviderTypesRequest\x1a&.spoolway.v1.ListProviderTypesResponse\x12_\n\x10SetBackendPolicy\x12$.spoolway.v1.SetBackendPolicyRequest\x1a%.spoolway.v1.SetBackendPolicyResponse\x12S\n\x0cPauseBackend\x12 .spoolway.v1.PauseBackendRequest\x1a!.spoolway.v1.PauseBackendResponse\x12V\n\rResumeBackend\x12!.spoolway.v1.ResumeBackendRequest\x1a\".spoolway.v1.ResumeBackendResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spoolway.v1.storage_admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STORAGE']._serialized_start=81
-  _globals['_STORAGE']._serialized_end=238
-  _globals['_STORAGEHEALTH']._serialized_start=240
-  _globals['_STORAGEHEALTH']._serialized_end=289
-  _globals['_LISTSTORAGESREQUEST']._serialized_start=291
-  _globals['_LISTSTORAGESREQUEST']._serialized_end=351
-  _globals['_LISTSTORAGESRESPONSE']._serialized_start=353
-  _globals['_LISTSTORAGESRESPONSE']._serialized_end=440
-  _globals['_GETSTORAGEREQUEST']._serialized_start=442
-  _globals['_GETSTORAGEREQUEST']._serialized_end=475
-  _globals['_GETSTORAGERESPONSE']._serialized_start=477
-  _globals['_GETSTORAGERESPONSE']._serialized_end=536
-  _globals['_TESTSTORAGEREQUEST']._serialized_start=538
-  _globals['_TESTSTORAGEREQUEST']._serialized_end=572
-  _globals['_TESTSTORAGERESPONSE']._serialized_start=574
-  _globals['_TESTSTORAGERESPONSE']._serialized_end=649
-  _globals['_TESTSTEP']._serialized_start=651
-  _globals['_TESTSTEP']._serialized_end=752
-  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_start=754
-  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_end=780
-  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_start=782
-  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_end=851
-  _globals['_PROVIDERTYPE']._serialized_start=853
-  _globals['_PROVIDERTYPE']._serialized_end=970
-  _globals['_LOGINFIELD']._serialized_start=972
-  _globals['_LOGINFIELD']._serialized_end=1053
-  _globals['_STORAGEADMIN']._serialized_start=1056
-  _globals['_STORAGEADMIN']._serialized_end=1416
+  _globals['_STORAGE']._serialized_start=138
+  _globals['_STORAGE']._serialized_end=295
+  _globals['_STORAGEHEALTH']._serialized_start=297
+  _globals['_STORAGEHEALTH']._serialized_end=346
+  _globals['_LISTSTORAGESREQUEST']._serialized_start=348
+  _globals['_LISTSTORAGESREQUEST']._serialized_end=408
+  _globals['_LISTSTORAGESRESPONSE']._serialized_start=410
+  _globals['_LISTSTORAGESRESPONSE']._serialized_end=497
+  _globals['_GETSTORAGEREQUEST']._serialized_start=499
+  _globals['_GETSTORAGEREQUEST']._serialized_end=532
+  _globals['_GETSTORAGERESPONSE']._serialized_start=534
+  _globals['_GETSTORAGERESPONSE']._serialized_end=593
+  _globals['_TESTSTORAGEREQUEST']._serialized_start=595
+  _globals['_TESTSTORAGEREQUEST']._serialized_end=629
+  _globals['_TESTSTORAGERESPONSE']._serialized_start=631
+  _globals['_TESTSTORAGERESPONSE']._serialized_end=706
+  _globals['_TESTSTEP']._serialized_start=708
+  _globals['_TESTSTEP']._serialized_end=809
+  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_start=811
+  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_end=837
+  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_start=839
+  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_end=908
+  _globals['_PROVIDERTYPE']._serialized_start=910
+  _globals['_PROVIDERTYPE']._serialized_end=1027
+  _globals['_LOGINFIELD']._serialized_start=1029
+  _globals['_LOGINFIELD']._serialized_end=1110
+  _globals['_SETBACKENDPOLICYREQUEST']._serialized_start=1113
+  _globals['_SETBACKENDPOLICYREQUEST']._serialized_end=1259
+  _globals['_SETBACKENDPOLICYRESPONSE']._serialized_start=1261
+  _globals['_SETBACKENDPOLICYRESPONSE']._serialized_end=1326
+  _globals['_PAUSEBACKENDREQUEST']._serialized_start=1328
+  _globals['_PAUSEBACKENDREQUEST']._serialized_end=1363
+  _globals['_PAUSEBACKENDRESPONSE']._serialized_start=1365
+  _globals['_PAUSEBACKENDRESPONSE']._serialized_end=1426
+  _globals['_RESUMEBACKENDREQUEST']._serialized_start=1428
+  _globals['_RESUMEBACKENDREQUEST']._serialized_end=1464
+  _globals['_RESUMEBACKENDRESPONSE']._serialized_start=1466
+  _globals['_RESUMEBACKENDRESPONSE']._serialized_end=1528
+  _globals['_STORAGEADMIN']._serialized_start=1531
+  _globals['_STORAGEADMIN']._serialized_end=2161
 # @@protoc_insertion_point(module_scope)

@@ -6,8 +6,10 @@ StorageAdmin: the calls of operators."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from spoolway.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -389,3 +391,160 @@ class LoginField(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoginField: _TypeAlias = LoginField  # noqa: Y015
+
+@_typing.final
+class SetBackendPolicyRequest(_message.Message):
+    """Request of SetBackendPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or backends/{backend}."""
+    etag: _builtins.str
+    """Change only this version, from Backend.policy_etag; empty: whatever there is. What is so already needs none."""
+    @_builtins.property
+    def policy(self) -> _job_pb2.BackendPolicy:
+        """The new values of the fields that update_mask names. One that it names and that is 0 or unset here goes back
+        to the server's default; where 0 is a value of its own, as in max_queued and for a duration that is set to 0,
+        it is that.
+        """
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Names of fields of BackendPolicy, or * for all. Required."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        policy: _job_pb2.BackendPolicy | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "policy", b"policy", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBackendPolicyRequest: _TypeAlias = SetBackendPolicyRequest  # noqa: Y015
+
+@_typing.final
+class SetBackendPolicyResponse(_message.Message):
+    """Response of SetBackendPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backend(self) -> _job_pb2.Backend:
+        """The backend as it is now."""
+
+    def __init__(
+        self,
+        *,
+        backend: _job_pb2.Backend | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBackendPolicyResponse: _TypeAlias = SetBackendPolicyResponse  # noqa: Y015
+
+@_typing.final
+class PauseBackendRequest(_message.Message):
+    """Request of PauseBackend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or backends/{backend}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseBackendRequest: _TypeAlias = PauseBackendRequest  # noqa: Y015
+
+@_typing.final
+class PauseBackendResponse(_message.Message):
+    """Response of PauseBackend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backend(self) -> _job_pb2.Backend:
+        """The backend as it is now."""
+
+    def __init__(
+        self,
+        *,
+        backend: _job_pb2.Backend | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseBackendResponse: _TypeAlias = PauseBackendResponse  # noqa: Y015
+
+@_typing.final
+class ResumeBackendRequest(_message.Message):
+    """Request of ResumeBackend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or backends/{backend}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeBackendRequest: _TypeAlias = ResumeBackendRequest  # noqa: Y015
+
+@_typing.final
+class ResumeBackendResponse(_message.Message):
+    """Response of ResumeBackend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backend(self) -> _job_pb2.Backend:
+        """The backend as it is now."""
+
+    def __init__(
+        self,
+        *,
+        backend: _job_pb2.Backend | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeBackendResponse: _TypeAlias = ResumeBackendResponse  # noqa: Y015

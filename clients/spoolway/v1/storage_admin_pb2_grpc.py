@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StorageAdminStub(object):
-    """Shows and tests the storages that hold backends and jobs.
+    """Shows and tests the storages that hold backends and jobs, and rules over the backends.
     """
 
     def __init__(self, channel):
@@ -55,10 +55,25 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListProviderTypesRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListProviderTypesResponse.FromString,
                 _registered_method=True)
+        self.SetBackendPolicy = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/SetBackendPolicy',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.SetBackendPolicyRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.SetBackendPolicyResponse.FromString,
+                _registered_method=True)
+        self.PauseBackend = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/PauseBackend',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.PauseBackendRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.PauseBackendResponse.FromString,
+                _registered_method=True)
+        self.ResumeBackend = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ResumeBackend',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendResponse.FromString,
+                _registered_method=True)
 
 
 class StorageAdminServicer(object):
-    """Shows and tests the storages that hold backends and jobs.
+    """Shows and tests the storages that hold backends and jobs, and rules over the backends.
     """
 
     def ListStorages(self, request, context):
@@ -90,6 +105,33 @@ class StorageAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetBackendPolicy(self, request, context):
+        """Changes some fields of a backend's policy, with an etag only if it has not changed since. The config, which
+        is its spooler's, stays as it is. Counts on every server at once where jobs are handed out, elsewhere within
+        seconds; leases that are out keep their length. Safe to repeat.
+
+        Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (UPDATE_MASK_MISSING, UPDATE_MASK_INVALID,
+        POLICY_INVALID, NOT_SUPPORTED_BY_STORAGE), ABORTED (ETAG_MISMATCH: read and decide anew), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseBackend(self, request, context):
+        """Hands out no more jobs of a backend, on no server, from the answer on. No job changes its state: what waits
+        keeps its place, what runs goes on, submits are taken. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeBackend(self, request, context):
+        """Hands out the jobs of a backend again. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorageAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +155,21 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListProviderTypesRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListProviderTypesResponse.SerializeToString,
             ),
+            'SetBackendPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBackendPolicy,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.SetBackendPolicyRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.SetBackendPolicyResponse.SerializeToString,
+            ),
+            'PauseBackend': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseBackend,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.PauseBackendRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.PauseBackendResponse.SerializeToString,
+            ),
+            'ResumeBackend': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeBackend,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'spoolway.v1.StorageAdmin', rpc_method_handlers)
@@ -122,7 +179,7 @@ def add_StorageAdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StorageAdmin(object):
-    """Shows and tests the storages that hold backends and jobs.
+    """Shows and tests the storages that hold backends and jobs, and rules over the backends.
     """
 
     @staticmethod
@@ -223,6 +280,87 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/ListProviderTypes',
             spoolway_dot_v1_dot_storage__admin__pb2.ListProviderTypesRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.ListProviderTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBackendPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/SetBackendPolicy',
+            spoolway_dot_v1_dot_storage__admin__pb2.SetBackendPolicyRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.SetBackendPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseBackend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/PauseBackend',
+            spoolway_dot_v1_dot_storage__admin__pb2.PauseBackendRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.PauseBackendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeBackend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ResumeBackend',
+            spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendResponse.FromString,
             options,
             channel_credentials,
             insecure,

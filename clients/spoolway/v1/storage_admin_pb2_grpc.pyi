@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StorageAdminStub:
-    """Shows and tests the storages that hold backends and jobs."""
+    """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,10 +43,24 @@ class StorageAdminStub:
     """
     ListProviderTypes: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListProviderTypesRequest, _storage_admin_pb2.ListProviderTypesResponse]
     """The types of storage that this server can hold, plug-ins included, and what each login consists of."""
+    SetBackendPolicy: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.SetBackendPolicyRequest, _storage_admin_pb2.SetBackendPolicyResponse]
+    """Changes some fields of a backend's policy, with an etag only if it has not changed since. The config, which
+    is its spooler's, stays as it is. Counts on every server at once where jobs are handed out, elsewhere within
+    seconds; leases that are out keep their length. Safe to repeat.
+
+    Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (UPDATE_MASK_MISSING, UPDATE_MASK_INVALID,
+    POLICY_INVALID, NOT_SUPPORTED_BY_STORAGE), ABORTED (ETAG_MISMATCH: read and decide anew), UNAVAILABLE.
+    """
+    PauseBackend: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.PauseBackendRequest, _storage_admin_pb2.PauseBackendResponse]
+    """Hands out no more jobs of a backend, on no server, from the answer on. No job changes its state: what waits
+    keeps its place, what runs goes on, submits are taken. Safe to repeat.
+    """
+    ResumeBackend: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ResumeBackendRequest, _storage_admin_pb2.ResumeBackendResponse]
+    """Hands out the jobs of a backend again. Safe to repeat."""
 
 @_typing.type_check_only
 class StorageAdminAsyncStub(StorageAdminStub):
-    """Shows and tests the storages that hold backends and jobs."""
+    """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListStorages: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListStoragesRequest, _storage_admin_pb2.ListStoragesResponse]  # type: ignore[assignment]
@@ -59,9 +73,23 @@ class StorageAdminAsyncStub(StorageAdminStub):
     """
     ListProviderTypes: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListProviderTypesRequest, _storage_admin_pb2.ListProviderTypesResponse]  # type: ignore[assignment]
     """The types of storage that this server can hold, plug-ins included, and what each login consists of."""
+    SetBackendPolicy: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.SetBackendPolicyRequest, _storage_admin_pb2.SetBackendPolicyResponse]  # type: ignore[assignment]
+    """Changes some fields of a backend's policy, with an etag only if it has not changed since. The config, which
+    is its spooler's, stays as it is. Counts on every server at once where jobs are handed out, elsewhere within
+    seconds; leases that are out keep their length. Safe to repeat.
+
+    Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (UPDATE_MASK_MISSING, UPDATE_MASK_INVALID,
+    POLICY_INVALID, NOT_SUPPORTED_BY_STORAGE), ABORTED (ETAG_MISMATCH: read and decide anew), UNAVAILABLE.
+    """
+    PauseBackend: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.PauseBackendRequest, _storage_admin_pb2.PauseBackendResponse]  # type: ignore[assignment]
+    """Hands out no more jobs of a backend, on no server, from the answer on. No job changes its state: what waits
+    keeps its place, what runs goes on, submits are taken. Safe to repeat.
+    """
+    ResumeBackend: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ResumeBackendRequest, _storage_admin_pb2.ResumeBackendResponse]  # type: ignore[assignment]
+    """Hands out the jobs of a backend again. Safe to repeat."""
 
 class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
-    """Shows and tests the storages that hold backends and jobs."""
+    """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
 
     @_abc_1.abstractmethod
     def ListStorages(
@@ -96,5 +124,37 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_storage_admin_pb2.ListProviderTypesResponse, _abc.Awaitable[_storage_admin_pb2.ListProviderTypesResponse]]:
         """The types of storage that this server can hold, plug-ins included, and what each login consists of."""
+
+    @_abc_1.abstractmethod
+    def SetBackendPolicy(
+        self,
+        request: _storage_admin_pb2.SetBackendPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.SetBackendPolicyResponse, _abc.Awaitable[_storage_admin_pb2.SetBackendPolicyResponse]]:
+        """Changes some fields of a backend's policy, with an etag only if it has not changed since. The config, which
+        is its spooler's, stays as it is. Counts on every server at once where jobs are handed out, elsewhere within
+        seconds; leases that are out keep their length. Safe to repeat.
+
+        Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (UPDATE_MASK_MISSING, UPDATE_MASK_INVALID,
+        POLICY_INVALID, NOT_SUPPORTED_BY_STORAGE), ABORTED (ETAG_MISMATCH: read and decide anew), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseBackend(
+        self,
+        request: _storage_admin_pb2.PauseBackendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.PauseBackendResponse, _abc.Awaitable[_storage_admin_pb2.PauseBackendResponse]]:
+        """Hands out no more jobs of a backend, on no server, from the answer on. No job changes its state: what waits
+        keeps its place, what runs goes on, submits are taken. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeBackend(
+        self,
+        request: _storage_admin_pb2.ResumeBackendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ResumeBackendResponse, _abc.Awaitable[_storage_admin_pb2.ResumeBackendResponse]]:
+        """Hands out the jobs of a backend again. Safe to repeat."""
 
 def add_StorageAdminServicer_to_server(servicer: StorageAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -102,6 +102,8 @@ class Duty:
 
     def finish(self) -> None:
         """Write all that is behind."""
+        if self._configs.are_behind():
+            self._backends = self._configs.sync()
         self._projector.project()
         while self._projector.has_more:
             self._projector.project()

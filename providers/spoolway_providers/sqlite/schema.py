@@ -20,7 +20,8 @@ APPLICATION_ID = 0x53706F6F
 """`Spoo`: tells `file` and us whose file it is."""
 
 _PAUSE_S = 0.005
-_CACHE_KIB = 32 * 1024
+_CACHE_KIB = 2 * 1024
+"""Of each of three connections. The system caches the file anyway; a large result would only fill ours."""
 _CHECKPOINT_PAGES = 4_000
 """16 MB of log between checkpoints: each costs two syncs."""
 

@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 storage_app = typer.Typer(help="Look after one storage.", no_args_is_help=True)
+backend_app = typer.Typer(help="Look after one backend.", no_args_is_help=True)
 config_app = typer.Typer(help="Look after the server's configuration.", no_args_is_help=True)
 
 _FOR_CLIENTS = "Jobs"
@@ -38,9 +39,15 @@ app.command("backends", rich_help_panel=_FOR_CLIENTS)(backends.list_backends)
 app.command(rich_help_panel=_FOR_OPERATORS)(serve.serve)
 app.command("storages", rich_help_panel=_FOR_OPERATORS)(storages.list_storages)
 app.command(rich_help_panel=_FOR_OPERATORS)(demo.demo)
+app.add_typer(backend_app, name="backend", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(storage_app, name="storage", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(config_app, name="config", rich_help_panel=_FOR_OPERATORS)
 storage_app.command("test")(storages.try_storage)
+backend_app.command("list")(backends.list_backends)
+backend_app.command("show")(backends.show)
+backend_app.command("pause")(backends.pause)
+backend_app.command("resume")(backends.resume)
+backend_app.command("policy")(backends.policy)
 config_app.command("check")(config.check)
 
 

@@ -1,16 +1,32 @@
-"""The command `backends`."""
+"""The commands about backends."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spoolway_server.cli.admin import calls_admin
 from spoolway_server.cli.connection import calls_server
-from spoolway_server.cli.output import write_json, write_table
+from spoolway_server.cli.exits import ExitCode, fail
+from spoolway_server.cli.output import write_facts, write_json, write_table
 
 if TYPE_CHECKING:
-    from spoolway import JobClient
+    from spoolway import AdminClient, Backend, BackendPolicy, JobClient
 
-__all__ = ["list_backends"]
+__all__ = ["list_backends", "pause", "policy", "resume", "show"]
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backend.")]
+_Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+
+
+def _seconds(text: str) -> Any:
+    return typer.Option(min=0, metavar="SECONDS", help=text)
+
+
+def _number(text: str, least: int) -> Any:
+    return typer.Option(min=least, metavar="NUMBER", help=text)
 
 
 @calls_server
@@ -39,3 +55,123 @@ async def list_backends(
         ),
         empty="No backends yet: start a spooler, which registers its own.",
     )
+
+
+@calls_server
+async def show(client: "JobClient", name: _Name, as_json: _Json = False) -> None:
+    """Show one backend: how it stands, its config and its policy."""
+    backend = await client.backend(name)
+    if as_json:
+        write_json(backend)
+    else:
+        write_facts([*_standing(backend), *_policy_facts(backend)])
+
+
+@calls_admin
+async def pause(admin: "AdminClient", name: _Name, as_json: _Json = False) -> None:
+    """Hand out no more jobs of a backend; what waits keeps its place, what runs goes on."""
+    _tell(await admin.pause_backend(name), as_json)
+
+
+@calls_admin
+async def resume(admin: "AdminClient", name: _Name, as_json: _Json = False) -> None:
+    """Hand out the jobs of a backend again."""
+    _tell(await admin.resume_backend(name), as_json)
+
+
+@calls_admin
+async def policy(
+    admin: "AdminClient",
+    name: _Name,
+    max_attempts: Annotated[int | None, _number("Attempts a job may have.", 1)] = None,
+    max_crashes: Annotated[int | None, _number("Sessions that may die with a job in hand.", 1)] = None,
+    lease_ttl: Annotated[float | None, _seconds("How long a lease lasts without a heartbeat.")] = None,
+    resume_grace: Annotated[
+        float | None, _seconds("How much longer the server waits before it gives a job to another.")
+    ] = None,
+    lost_timeout: Annotated[
+        float | None, _seconds("How long a job that may not run again waits for its lost spooler.")
+    ] = None,
+    cancel_grace: Annotated[float | None, _seconds("How long a running job has to stop.")] = None,
+    max_run_time: Annotated[float | None, _seconds("Longest run.")] = None,
+    max_queued: Annotated[int | None, _number("Jobs that may wait at once; 0 is no limit.", 0)] = None,
+    round_robin: Annotated[
+        bool | None, typer.Option("--round-robin/--first-come", help="Whether owners take turns.")
+    ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="A field, such as max_attempts, that the server is to decide."),
+    ] = None,
+    etag: Annotated[
+        str | None, typer.Option(help="Change only this version, which `backend show --json` tells.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Change what a backend allows: the given options, and nothing else.
+
+    `backend show` shows all of it.
+    """
+    given = {
+        "max_attempts": max_attempts,
+        "max_crashes": max_crashes,
+        "lease_ttl": lease_ttl,
+        "resume_grace": resume_grace,
+        "lost_timeout": lost_timeout,
+        "cancel_grace": cancel_grace,
+        "max_run_time": max_run_time,
+        "max_queued": max_queued,
+        "round_robin": round_robin,
+    }
+    changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    for field in default or ():
+        if field not in given:
+            known = ", ".join(given)
+            fail(f"--default {field}: a policy has no such field", ExitCode.USAGE, f"There are: {known}")
+        changes[field] = None
+    if not changes:
+        fail(
+            "nothing to change",
+            ExitCode.USAGE,
+            f"Say what, such as --max-queued 100; to see the policy: spoolway backend show {name}",
+        )
+    backend = await admin.set_backend_policy(name, etag=etag, **changes)
+    if as_json:
+        write_json(backend)
+    else:
+        write_facts([("backend", backend.name), *_policy_facts(backend)])
+
+
+def _tell(backend: "Backend", as_json: bool) -> None:
+    if as_json:
+        write_json(backend)
+    else:
+        write_facts(_standing(backend))
+
+
+def _standing(backend: "Backend") -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = [
+        ("backend", backend.name),
+        ("takes jobs", "yes" if backend.status.operational else "no"),
+        ("status", backend.status.status_msg),
+        ("waiting", backend.status.pending_jobs),
+        ("storage", backend.storage),
+        ("version", backend.status.backend_version),
+        ("description", backend.config.get("description", "")),
+    ]
+    return [(name, value) for name, value in pairs if value != ""]
+
+
+def _policy_facts(backend: "Backend") -> Iterator[tuple[str, object]]:
+    for field in fields(backend.policy):
+        yield field.name, _shown(getattr(backend.policy, field.name), field.name, backend.policy)
+
+
+def _shown(value: object, field: str, policy: "BackendPolicy") -> object:
+    if value is None:
+        waits = "24 h" if policy.max_attempts == 1 else "0 s"
+        return {"max_run_time": "no limit", "lost_timeout": waits}.get(field, "0 s")
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g} s"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if value or field != "max_queued" else "no limit"

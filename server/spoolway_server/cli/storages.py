@@ -1,35 +1,23 @@
 """The commands about storages, for operators."""
 
-from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spoolway_server.cli.connection import Connection, calls_server
+from spoolway_server.cli.admin import calls_admin
 from spoolway_server.cli.exits import ExitCode
 from spoolway_server.cli.output import write_json, write_table
 
 if TYPE_CHECKING:
-    from spoolway_server.cli.admin import Admin, Storage, StorageTestStep
+    from spoolway import AdminClient, Storage, StorageTestStep
 
 __all__ = ["list_storages", "try_storage"]
 
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
 
-def _open_admin(connection: Connection) -> "AbstractAsyncContextManager[Admin]":
-    # Only now: it brings gRPC.
-    from spoolway_server.cli import admin
-
-    return admin.open_admin(connection)
-
-
-_calls_admin = partial(calls_server, opened_by=_open_admin)
-
-
-@_calls_admin
-async def list_storages(admin: "Admin", as_json: _Json = False) -> None:
+@calls_admin
+async def list_storages(admin: "AdminClient", as_json: _Json = False) -> None:
     """List the storages, and whether they answer."""
     storages = await admin.storages()
     if as_json:
@@ -42,9 +30,9 @@ async def list_storages(admin: "Admin", as_json: _Json = False) -> None:
     )
 
 
-@_calls_admin
+@calls_admin
 async def try_storage(
-    admin: "Admin",
+    admin: "AdminClient",
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the storage.")],
     as_json: _Json = False,
 ) -> None:

@@ -1,16 +1,23 @@
 """StorageAdmin: translates, calls, translates."""
 
+from typing import Any
+
+import grpc
+
 from spoolway.v1 import storage_admin_pb2 as pb
 from spoolway.v1 import storage_admin_pb2_grpc
 from spoolway_providers.registry import ProviderTypeError, provider_class, provider_types
 from spoolway_server.auth import Authenticator
+from spoolway_server.backends import Backends
+from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
-from spoolway_server.names import storage_name
+from spoolway_server.names import backend_name, storage_name
+from spoolway_server.policies import Policies
 from spoolway_server.services.job_service import page_size
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
-from spoolway_server.translate import duration
+from spoolway_server.translate import duration, policy_changes
 
 __all__ = ["StorageAdmin"]
 
@@ -18,9 +25,13 @@ __all__ = ["StorageAdmin"]
 class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     """The calls of operators; the proto's comments say what each does."""
 
-    def __init__(self, *, storages: Storages, authenticator: Authenticator) -> None:
+    def __init__(
+        self, *, storages: Storages, backends: Backends, policies: Policies, authenticator: Authenticator
+    ) -> None:
         """Translate for these."""
         self._storages = storages
+        self._backends = backends
+        self._policies = policies
         self._caller = authenticator.authenticate
 
     async def ListStorages(
@@ -58,6 +69,29 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self._caller(context)
         return pb.ListProviderTypesResponse(types=[_provider_type(name) for name in provider_types()])
 
+    async def SetBackendPolicy(
+        self, request: pb.SetBackendPolicyRequest, context: Context
+    ) -> pb.SetBackendPolicyResponse:
+        self._caller(context)
+        name = backend_name(request.name, field="name")
+        changes = _policy_changes(request)
+        backend = await self._backends.show(*await self._policies.change(name, changes, etag=request.etag))
+        return pb.SetBackendPolicyResponse(backend=backend)
+
+    async def PauseBackend(
+        self, request: pb.PauseBackendRequest, context: Context
+    ) -> pb.PauseBackendResponse:
+        self._caller(context)
+        changed = await self._policies.change(backend_name(request.name, field="name"), {"paused": True})
+        return pb.PauseBackendResponse(backend=await self._backends.show(*changed))
+
+    async def ResumeBackend(
+        self, request: pb.ResumeBackendRequest, context: Context
+    ) -> pb.ResumeBackendResponse:
+        self._caller(context)
+        changed = await self._policies.change(backend_name(request.name, field="name"), {"paused": False})
+        return pb.ResumeBackendResponse(backend=await self._backends.show(*changed))
+
     def _show(self, storage: Storage) -> pb.Storage:
         return pb.Storage(
             name=f"storages/{storage.name}",
@@ -80,6 +114,28 @@ def _provider_type(name: str) -> pb.ProviderType:
         for f in found.login_fields
     ]
     return pb.ProviderType(name=name, description=found.description, login_fields=fields)
+
+
+def _policy_changes(request: pb.SetBackendPolicyRequest) -> dict[str, Any]:
+    """The fields that the mask names, with their new values."""
+    known = [field.name for field in request.policy.DESCRIPTOR.fields]
+    named = list(dict.fromkeys(request.update_mask.paths))
+    if not named:
+        raise _invalid(
+            "UPDATE_MASK_MISSING", "update_mask", f"name the fields to change: {', '.join(known)}, or *"
+        )
+    for path in named:
+        if path not in known and named != ["*"]:
+            message = f"{path[:100]} is no field of a policy; there are: {', '.join(known)}; * alone is all"
+            raise _invalid("UPDATE_MASK_INVALID", "update_mask", message)
+    try:
+        return policy_changes(request.policy, known if named == ["*"] else named)
+    except (ValueError, OverflowError) as error:
+        raise _invalid("POLICY_INVALID", f"policy.{error}", f"{error} is no valid duration") from error
+
+
+def _invalid(reason: str, field: str, message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, field=field)
 
 
 def _after(page_token: str) -> str:
