@@ -18,7 +18,7 @@ from spoolway_providers.errors import (
     Uncertain,
 )
 from spoolway_providers.interface import Claimed, Hints, Provider
-from spoolway_providers.model import Backend, JobKey, Policy, State
+from spoolway_providers.model import Backend, JobKey, Policy, State, new_token
 from spoolway_providers.rules import SessionGone, Withdraw
 from spoolway_server.admission import JobRules, read_config
 from spoolway_server.clock import Clock
@@ -39,6 +39,8 @@ BACKENDS_FRESH_S = 2.0
 """How long a read of the backends serves, so that another process's change is seen within it."""
 POLL_MAX_S = 30.0
 POLL_MAX_WITHOUT_WAKES_S = 5.0
+PROBE = "probe-"
+"""What the blobs are called by which a storage in trouble is asked whether it can be written again."""
 FIRST_REOPEN_S = 0.5
 REOPEN_MAX_S = 30.0
 
@@ -293,6 +295,8 @@ class Storage:
         try:
             if self.opened.is_set():
                 await self.provider.backends()
+                # Reads may go on where nothing can be written, as on a full disk. What nobody names is swept.
+                await self.provider.stage(f"{PROBE}{new_token()}", 0, b"?")
                 self.report(None)
             else:
                 await self._open()

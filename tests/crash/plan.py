@@ -55,6 +55,7 @@ TRANSITIONS = (
 MIN_JOBS = 30
 CLIENTS = 2
 SPOOLERS = 2
+WITHOUT_WAKES_EVERY = 4
 ACTIONS_FROM_S, ACTIONS_TO_S = 0.3, 2.2
 
 
@@ -105,6 +106,8 @@ class Plan(msgspec.Struct, frozen=True):
     """By process and life, such as `server-1.1`."""
     restart_s: tuple[float, ...]
     """How long a process that has ended stays away, in turn."""
+    wakes: bool = True
+    """False: no storage ever hints at anything, and polls alone must do."""
 
     def process_names(self) -> list[str]:
         return [*self.servers, *self.spoolers, *self.clients]
@@ -137,6 +140,7 @@ def make_plan(seed: int, number: int, provider: str, *, max_servers: int, steps:
         actions=_actions(draw, names),
         targets=_targets(draw, seed, number, servers, steps),
         restart_s=tuple(round(draw.uniform(0.0, 0.4), 3) for _ in range(16)),
+        wakes=number % WITHOUT_WAKES_EVERY != 0,
     )
 
 

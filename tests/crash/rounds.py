@@ -91,6 +91,7 @@ class _Round:
             return {
                 "port": self._ports[name],
                 "storage": self._storage,
+                "wakes": self._plan.wakes,
                 "target": target and msgspec.to_builtins(target),
             }
         if name in self._plan.spoolers:

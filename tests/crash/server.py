@@ -8,7 +8,7 @@ from typing import Any
 from spoolway_providers import rules
 from spoolway_providers.interface import Provider
 from spoolway_providers.registry import provider_class
-from spoolway_server import reaper, sessions
+from spoolway_server import reaper, sessions, storage
 from spoolway_server.app import SpoolwayServer
 from spoolway_server.config import Config
 from spoolway_server.logs import setup_logging
@@ -48,6 +48,10 @@ def run_server(who: str, journal: Journal, arguments: Mapping[str, Any]) -> None
     points = FaultPoints(journal, Target(**target) if target else None)
     kind = arguments["storage"]["type"]
     _wrap_providers(kind, lambda make: watch_provider(make(), points, journal), points)
+    if not arguments.get("wakes", True):
+        storage.POLL_MAX_S = storage.POLL_MAX_WITHOUT_WAKES_S = 0.5
+        provider: Any = provider_class(kind)
+        provider.wait = _hint_at_nothing
     config = Config.model_validate(
         {
             "server": {"port": arguments["port"], "drain_pause_s": 0, "drain_grace_s": 0.5, "name": who},
@@ -56,6 +60,10 @@ def run_server(who: str, journal: Journal, arguments: Mapping[str, Any]) -> None
         }
     )
     asyncio.run(_serve(config, journal))
+
+
+async def _hint_at_nothing(_provider: Provider, timeout: timedelta) -> None:
+    await asyncio.sleep(timeout.total_seconds())
 
 
 async def _serve(config: Config, journal: Journal) -> None:
