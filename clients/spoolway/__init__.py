@@ -42,6 +42,8 @@ from spoolway.running import RunningJob
 from spoolway.snapshot import (
     Attempt,
     AttemptOutcome,
+    Explanation,
+    ExplanationCause,
     JobFailure,
     JobSnapshot,
     JobState,
@@ -66,6 +68,8 @@ __all__ = [
     "DataLossError",
     "DeadlineExceededError",
     "EtagMismatchError",
+    "Explanation",
+    "ExplanationCause",
     "FailedPreconditionError",
     "FieldViolation",
     "InternalError",

@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from spoolway.backend import Backend, PolicyChanges, backend_from_proto, policy_to_proto
 from spoolway.blocking import SyncCaller, thread
 from spoolway.caller import DEFAULT_TIMEOUT_S, Caller, Seconds
+from spoolway.snapshot import JobSnapshot, snapshot_from_proto
 from spoolway.v1 import storage_admin_pb2 as pb
 
 if TYPE_CHECKING:
@@ -124,6 +125,31 @@ class AdminClient(Caller):
         request = pb.ResumeBackendRequest(name=name)
         return backend_from_proto((await self._call(self._admin.ResumeBackend, request)).backend)
 
+    async def hold_job(self, name: str) -> JobSnapshot:
+        """Keep a queued job from running, until `resume_job`.
+
+        Raises:
+            FailedPreconditionError: it is not QUEUED.
+        """
+        answer = await self._call(self._admin.HoldJob, pb.HoldJobRequest(name=name))
+        return snapshot_from_proto(answer.job)
+
+    async def resume_job(self, name: str) -> JobSnapshot:
+        """Let a job run (again) that is held by an operator, an import, a lost spooler or another program.
+
+        Make sure that nothing runs it any more.
+
+        Raises:
+            FailedPreconditionError: it is not held so.
+        """
+        answer = await self._call(self._admin.ResumeJob, pb.ResumeJobRequest(name=name))
+        return snapshot_from_proto(answer.job)
+
+    async def fail_held_job(self, name: str, message: str = "") -> JobSnapshot:
+        """End a job in ERROR that `resume_job` could let run; `message` tells its owner why."""
+        answer = await self._call(self._admin.FailHeldJob, pb.FailHeldJobRequest(name=name, message=message))
+        return snapshot_from_proto(answer.job)
+
     @property
     def _admin(self) -> "AdminStub":
         return self._connection().admin
@@ -167,6 +193,18 @@ class SyncAdminClient(SyncCaller):
     def resume_backend(self, name: str) -> Backend:
         """Hand out its jobs again; see AdminClient.resume_backend."""
         return thread.run(self._client.resume_backend(name))
+
+    def hold_job(self, name: str) -> JobSnapshot:
+        """Keep a queued job from running; see AdminClient.hold_job."""
+        return thread.run(self._client.hold_job(name))
+
+    def resume_job(self, name: str) -> JobSnapshot:
+        """Let a held job run; see AdminClient.resume_job."""
+        return thread.run(self._client.resume_job(name))
+
+    def fail_held_job(self, name: str, message: str = "") -> JobSnapshot:
+        """End a held job; see AdminClient.fail_held_job."""
+        return thread.run(self._client.fail_held_job(name, message))
 
 
 def _storage(message: pb.Storage) -> Storage:

@@ -20,7 +20,14 @@ from spoolway.errors import (
     SpoolwayError,
     error_from_item,
 )
-from spoolway.snapshot import JobSnapshot, JobState, snapshot_from_proto, state_to_proto
+from spoolway.snapshot import (
+    Explanation,
+    JobSnapshot,
+    JobState,
+    explanation_from_proto,
+    snapshot_from_proto,
+    state_to_proto,
+)
 from spoolway.submission import (
     MAX_CONTENT_BYTES,
     MAX_INLINE_BYTES,
@@ -387,6 +394,37 @@ class Job:
         """
         response = await self._client._call(self._client._jobs.CancelJob, pb.CancelJobRequest(name=self.name))
         return self._heard(snapshot_from_proto(response.job))
+
+    async def retry(self) -> JobSnapshot:
+        """Run it anew: queued at the tail, its attempts counted from 0.
+
+        Raises:
+            FailedPreconditionError: it has not ended, or is DONE.
+        """
+        response = await self._client._call(self._client._jobs.RetryJob, pb.RetryJobRequest(name=self.name))
+        return self._heard(snapshot_from_proto(response.job))
+
+    async def delete(self, *, etag: str = "") -> None:
+        """Delete it, with its content and result.
+
+        Args:
+            etag: Only if it has not changed since the snapshot of this etag; empty: whatever it is.
+
+        Raises:
+            FailedPreconditionError: it has not ended; cancel it first.
+            EtagMismatchError: it has changed since.
+            NotFoundError: it is not there (any more).
+        """
+        request = pb.DeleteJobRequest(name=self.name, etag=etag)
+        await self._client._call(self._client._jobs.DeleteJob, request)
+
+    async def explain(self) -> list[Explanation]:
+        """Why it stands where it stands, above all why it does not run; the most important reason first."""
+        response = await self._client._call(
+            self._client._jobs.ExplainJob, pb.ExplainJobRequest(name=self.name)
+        )
+        self._heard(snapshot_from_proto(response.job))
+        return [explanation_from_proto(one) for one in response.explanations]
 
     def _heard(self, snapshot: JobSnapshot) -> JobSnapshot:
         self.snapshot = snapshot

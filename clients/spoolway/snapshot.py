@@ -8,15 +8,19 @@ from enum import StrEnum
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from spoolway.v1 import job_pb2 as pb
+from spoolway.v1 import job_service_pb2
 
 __all__ = [
     "Attempt",
     "AttemptOutcome",
+    "Explanation",
+    "ExplanationCause",
     "JobFailure",
     "JobSnapshot",
     "JobState",
     "StateReason",
     "Transition",
+    "explanation_from_proto",
     "snapshot_from_proto",
     "state_to_proto",
 ]
@@ -93,6 +97,55 @@ class AttemptOutcome(StrEnum):
     """Stopped as asked."""
     DONE = "DONE"
     """Completed with a result."""
+
+
+class ExplanationCause(StrEnum):
+    """What keeps a job where it is."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """One that this client is too old to know; the message says it."""
+    NO_SPOOLER = "NO_SPOOLER"
+    """No spooler of its backend is connected."""
+    NO_CREDIT = "NO_CREDIT"
+    """The spoolers take no further job now."""
+    BACKEND_PAUSED = "BACKEND_PAUSED"
+    """An operator has paused its backend."""
+    STORAGE_INACTIVE = "STORAGE_INACTIVE"
+    """Its storage hands out no jobs."""
+    BEHIND_OTHERS = "BEHIND_OTHERS"
+    """Other jobs come first."""
+    NEXT = "NEXT"
+    """Nothing is in its way."""
+    DELAYED = "DELAYED"
+    """HELD until a time."""
+    HELD_BY_OPERATOR = "HELD_BY_OPERATOR"
+    """HELD by an operator."""
+    IMPORTED = "IMPORTED"
+    """HELD: found running in an imported storage."""
+    SPOOLER_LOST = "SPOOLER_LOST"
+    """HELD: its spooler is lost, and it may not run again by itself."""
+    FOREIGN = "FOREIGN"
+    """RUNNING in a program that is not a spooler of Spoolway."""
+    IN_HAND = "IN_HAND"
+    """A spooler has it."""
+    ENDED = "ENDED"
+    """It has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One reason why a job stands where it stands."""
+
+    cause: ExplanationCause
+    """For programs."""
+    message: str
+    """What is the case."""
+    advice: str
+    """What may be done about it, and by whom; empty if nothing need be done."""
+    until: datetime | None
+    """When it passes by itself; None if that is not known."""
+    jobs_before: int
+    """For BEHIND_OTHERS: jobs before it; 1,001 says "over 1,000"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +301,17 @@ def snapshot_from_proto(job: pb.Job, queue_position: int | None = None) -> JobSn
     )
 
 
+def explanation_from_proto(message: job_service_pb2.Explanation) -> Explanation:
+    """Translate the contract's Explanation."""
+    return Explanation(
+        cause=ExplanationCause(_CAUSES.get(message.cause, ExplanationCause.UNSPECIFIED)),
+        message=message.message,
+        advice=message.advice,
+        until=_time(message.until),
+        jobs_before=message.jobs_before,
+    )
+
+
 def state_to_proto(state: JobState | str) -> pb.JobState.ValueType:
     """Translate a state; ValueError names an unknown one."""
     return pb.JobState.Value(f"JOB_STATE_{JobState(state)}")
@@ -259,6 +323,10 @@ _REASONS: dict[int, str] = {
 }
 _OUTCOMES: dict[int, str] = {
     number: name.removeprefix("ATTEMPT_OUTCOME_") for name, number in pb.AttemptOutcome.items()
+}
+_CAUSES: dict[int, str] = {
+    number: name.removeprefix("EXPLANATION_CAUSE_")
+    for name, number in job_service_pb2.ExplanationCause.items()
 }
 
 

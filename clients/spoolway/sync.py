@@ -9,7 +9,7 @@ from spoolway.blocking import SyncCaller, thread
 from spoolway.caller import DEFAULT_TIMEOUT_S, Seconds
 from spoolway.client import Job, JobClient
 from spoolway.errors import SpoolwayError
-from spoolway.snapshot import JobSnapshot, JobState
+from spoolway.snapshot import Explanation, JobSnapshot, JobState
 from spoolway.submission import MAX_CONTENT_BYTES, Content, SubmitOptions
 
 __all__ = ["SyncJob", "SyncJobClient"]
@@ -161,3 +161,15 @@ class SyncJob:
     def cancel(self) -> JobSnapshot:
         """Cancel it; see Job.cancel."""
         return thread.run(self._job.cancel())
+
+    def retry(self) -> JobSnapshot:
+        """Run it anew; see Job.retry."""
+        return thread.run(self._job.retry())
+
+    def delete(self, *, etag: str = "") -> None:
+        """Delete it; see Job.delete."""
+        thread.run(self._job.delete(etag=etag))
+
+    def explain(self) -> list[Explanation]:
+        """Why it stands where it stands; see Job.explain."""
+        return thread.run(self._job.explain())

@@ -161,13 +161,13 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 class Unhold(msgspec.Struct, frozen=True):
-    """An operator lets it run (again)."""
+    """An operator lets it run (again), sure that nobody runs it any more."""
 
     by: str
 
 
 class FailHeld(msgspec.Struct, frozen=True):
-    """An operator ends a held job."""
+    """An operator ends a job that is held, or that another program holds."""
 
     by: str
     message: str
@@ -506,16 +506,24 @@ def _hold(job: Job, event: Hold, now: datetime, policy: Policy) -> Job | Refusal
 def _unhold(job: Job, event: Unhold, now: datetime, policy: Policy) -> Job | Refusal:
     if job.state is State.QUEUED:
         return job
-    if job.state is not State.HELD or job.reason is Reason.DELAYED:
-        return _wrong_state(job, "only a job held by an operator, an import or a lost spooler can be let go")
+    if not _waits_for_decision(job):
+        return _wrong_state(job, f"only a job held by {_DECIDERS} can be let go")
     # Whoever lets a lost job run again gives it that attempt back: it may have none left.
     given_back = job.reason is Reason.SPOOLER_LOST
     return _requeue(job, now, attempt_count=job.attempt_count - given_back)
 
 
+_DECIDERS = "an operator, an import, a lost spooler or another program"
+
+
+def _waits_for_decision(job: Job) -> bool:
+    """Whether it stays as it is until somebody decides, who knows that nothing runs it."""
+    return _is_foreign(job) or (job.state is State.HELD and job.reason is not Reason.DELAYED)
+
+
 def _fail_held(job: Job, event: FailHeld, now: datetime, policy: Policy) -> Job | Refusal:
-    if job.state is not State.HELD or job.reason is Reason.DELAYED:
-        return _wrong_state(job, "only a job held by an operator, an import or a lost spooler can be failed")
+    if not _waits_for_decision(job):
+        return _wrong_state(job, f"only a job held by {_DECIDERS} can be failed")
     return _end_in_error(job, now, Reason.OPERATOR, event.message[:MAX_MESSAGE], job.attempts)
 
 

@@ -94,9 +94,10 @@ class SpoolwayServer:
             inline=limits.max_inline_bytes, content=limits.max_content_bytes, result=limits.max_result_bytes
         )
         backends = Backends(self.storages, max_config_bytes=limits.max_config_bytes)
+        jobs = Jobs(self.storages, self.audit, limits=upload_limits, max_depth=limits.max_json_depth)
         self._job_service = JobService(
             storages=self.storages,
-            jobs=Jobs(self.storages, limits=upload_limits, max_depth=limits.max_json_depth),
+            jobs=jobs,
             watching=Watching(self.storages, stream_age=_stream_age(config)),
             backends=backends,
             spoolers=self.spoolers,
@@ -106,6 +107,7 @@ class SpoolwayServer:
         )
         self._storage_admin = StorageAdmin(
             storages=self.storages,
+            jobs=jobs,
             backends=backends,
             policies=Policies(self.storages),
             authenticator=authenticator,

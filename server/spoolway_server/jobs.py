@@ -1,4 +1,4 @@
-"""What clients do with jobs: submit, look, wait, watch, cancel."""
+"""What clients do with jobs: submit, look, cancel, retry, delete; and operators with those that are held."""
 
 import asyncio
 import hashlib
@@ -8,15 +8,18 @@ from datetime import datetime, timedelta
 import grpc
 import msgspec
 
-from spoolway_providers.errors import ProviderError, Uncertain
+from spoolway_providers.errors import Conflict, NotFound, ProviderError, Uncertain
 from spoolway_providers.interface import Page, Query
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, State
-from spoolway_providers.rules import Cancel
+from spoolway_providers.rules import Cancel, Event, FailHeld, Hold, Retry, Unhold
+from spoolway_server.audit import Audit
 from spoolway_server.auth import Principal
 from spoolway_server.documents import LARGE_BYTES, check_document
 from spoolway_server.errors import ServiceError, from_provider_error
+from spoolway_server.explaining import POSITION_LIMIT
 from spoolway_server.leases import Update
-from spoolway_server.ownership import own_job
+from spoolway_server.names import job_name
+from spoolway_server.ownership import any_job, job_not_found, own_job
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
@@ -24,8 +27,6 @@ from spoolway_server.uploads import PIECE_BYTES, UploadLimits, content_upload_id
 
 __all__ = ["JobRequest", "Jobs", "UploadRef", "result_ref"]
 
-POSITION_LIMIT = 1001
-"""Queue positions are exact below it; it says "over 1,000"."""
 BOOKMARK_S = 15.0
 SNAPSHOT_PAGE = 500
 MAX_WATCHED = 1000
@@ -62,9 +63,10 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Jobs:
     """The clients' side of the service."""
 
-    def __init__(self, storages: Storages, *, limits: UploadLimits, max_depth: int) -> None:
+    def __init__(self, storages: Storages, audit: Audit, *, limits: UploadLimits, max_depth: int) -> None:
         """Work on `storages`; contents within `limits` and up to `max_depth` levels are taken."""
         self._storages = storages
+        self._audit = audit
         self._limits = limits
         self._max_depth = max_depth
 
@@ -298,12 +300,71 @@ class Jobs:
         storage, job = await self.get(caller, name)
         return await storage.leases.apply_one(Update(job.key, Cancel(caller.name), known=job))
 
+    async def retry(self, caller: Principal, name: str) -> Job:
+        """Run a job of the caller's anew that ended without a result."""
+        storage, job = await self.get(caller, name)
+        storage.require_active()
+        return await storage.leases.apply_one(Update(job.key, Retry(caller.name), known=job))
+
+    async def delete(self, caller: Principal, name: str, etag: str) -> None:
+        """Delete a job of the caller's that has ended; only at the revision `etag`, unless that is empty."""
+        storage, job = await self.get(caller, name)
+        async with self._audit.of(caller, "DeleteJob", job_name(job.key)) as deed:
+            if not job.is_terminal:
+                raise ServiceError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "WRONG_STATE",
+                    f"the job is {job.state}: only a job that has ended can be deleted; cancel it first",
+                    metadata={"state": job.state},
+                )
+            deed.detail = f"{job.state}, owner {job.owner}"
+            if etag and etag != str(job.revision):
+                raise _changed_since()
+            try:
+                with storage.noting_trouble():
+                    await storage.provider.delete(job.key, job.revision)
+            except NotFound:
+                raise job_not_found(name) from None
+            except Conflict as error:
+                raise _changed_since() from error
+
+    # For operators
+
+    async def hold(self, caller: Principal, name: str) -> Job:
+        """Keep a queued job from running."""
+        return await self._decide(caller, "HoldJob", name, Hold(caller.name))
+
+    async def resume(self, caller: Principal, name: str) -> Job:
+        """Let a job run that waits for somebody's decision."""
+        return await self._decide(caller, "ResumeJob", name, Unhold(caller.name))
+
+    async def fail_held(self, caller: Principal, name: str, message: str) -> Job:
+        """End a job that waits for somebody's decision."""
+        message = message or "an operator ended it"
+        return await self._decide(caller, "FailHeldJob", name, FailHeld(caller.name, message))
+
+    async def _decide(self, caller: Principal, what: str, name: str, event: Event) -> Job:
+        """An operator's decision about a job, whosever that is."""
+        storage, key = await self._storages.find_job(name)
+        job = await any_job(storage, key, name, field="name")
+        async with self._audit.of(caller, what, job_name(key)):
+            return await storage.leases.apply_one(Update(key, event, known=job))
+
 
 def result_ref(job: Job) -> BlobRef:
     """The result of a job that is DONE, or the ServiceError that tells how it stands."""
     if job.result is None or job.state is not State.DONE:
         raise _no_result(job)
     return job.result
+
+
+def _changed_since() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.ABORTED,
+        "ETAG_MISMATCH",
+        "the job has changed since; read it with GetJob and decide again",
+        field="etag",
+    )
 
 
 def _upload_too_large(limit: int) -> ServiceError:

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from spoolway import (
     DataLossError,
     DeadlineExceededError,
+    ExplanationCause,
     JobCancelledError,
     JobClient,
     JobExpiredError,
@@ -373,3 +374,33 @@ async def test_a_bare_id_is_enough(server: FakeServer, client: JobClient) -> Non
 
     assert (handle.id, before, handle.backend) == ("1", "", "echo")
     assert server.requests["GetJob"][0].name == "1"
+
+
+async def test_retry_delete_and_explain_say_what_the_server_says(
+    server: FakeServer, client: JobClient
+) -> None:
+    """Each is one call; what it tells of the job becomes the handle's snapshot."""
+    reason = pb.Explanation(
+        cause=pb.EXPLANATION_CAUSE_BEHIND_OTHERS, message="2 jobs come first", jobs_before=2
+    )
+    newer = pb.Explanation(message="a reason of tomorrow")
+    newer.cause = 99  # type: ignore[assignment]  # of a later version
+    server.answers["RetryJob"] = in_turn(pb.RetryJobResponse(job=job(revision=5)))
+    server.answers["ExplainJob"] = in_turn(
+        pb.ExplainJobResponse(job=job(revision=6), explanations=[reason, newer])
+    )
+    server.answers["DeleteJob"] = in_turn(pb.DeleteJobResponse())
+    handle = client.job(job_name("1"))
+
+    retried = await handle.retry()
+    explained = await handle.explain()
+    await handle.delete(etag="6")
+
+    assert retried.revision == 5
+    assert [(e.cause, e.message, e.jobs_before) for e in explained] == [
+        (ExplanationCause.BEHIND_OTHERS, "2 jobs come first", 2),
+        (ExplanationCause.UNSPECIFIED, "a reason of tomorrow", 0),
+    ]
+    assert handle.snapshot is not None
+    assert handle.snapshot.revision == 6
+    assert server.requests["DeleteJob"][0].etag == "6"

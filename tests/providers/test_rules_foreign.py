@@ -12,6 +12,7 @@ from spoolway_providers.rules import (
     Due,
     EndedByForeign,
     Event,
+    FailHeld,
     Hold,
     Imported,
     Refusal,
@@ -51,6 +52,11 @@ CHANGES: list[tuple[str, Event, str]] = [
     ("CLAIMED", Spoiled("FILE_LOST", "gone", "t"), "ERROR(FAILED)"),
 ]
 
+CHANGES += [
+    ("RUNNING(FOREIGN)", Unhold("operator"), "QUEUED"),
+    ("RUNNING(FOREIGN)", FailHeld("operator", "its machine is gone"), "ERROR(OPERATOR)"),
+]
+
 REFUSALS: list[tuple[str, Event]] = [
     ("CLAIMED", TAKEN),
     ("CLAIMED", TakenByForeign("else")),
@@ -74,7 +80,6 @@ REFUSALS: list[tuple[str, Event]] = [
     ("RUNNING(FOREIGN)", Release("t")),
     ("RUNNING(FOREIGN)", Resume("t", "session-2")),
     ("RUNNING(FOREIGN)", Hold("operator")),
-    ("RUNNING(FOREIGN)", Unhold("operator")),
     ("RUNNING(FOREIGN)", Retry("alice")),
 ]
 

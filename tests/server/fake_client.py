@@ -7,7 +7,14 @@ from typing import Any
 
 from spoolway.backend import Backend, BackendPolicy, BackendStatus
 from spoolway.errors import NotFoundError, SpoolwayError
-from spoolway.snapshot import JobFailure, JobSnapshot, JobState, StateReason
+from spoolway.snapshot import (
+    Explanation,
+    ExplanationCause,
+    JobFailure,
+    JobSnapshot,
+    JobState,
+    StateReason,
+)
 from spoolway_server.cli.connection import Connection
 
 NAME = "backends/lamp/jobs/20261124120000abcdef0123"
@@ -104,6 +111,27 @@ class FakeJob:
     async def cancel(self) -> JobSnapshot:
         self._client.may_fail()
         return snapshot("CANCELLED", name=self._client.life_of(self.name)[0].name)
+
+    async def retry(self) -> JobSnapshot:
+        self._client.may_fail()
+        return snapshot("QUEUED", name=self._client.life_of(self.name)[0].name)
+
+    async def delete(self) -> None:
+        self._client.may_fail()
+        del self._client.lives[self._client.life_of(self.name)[0].name]
+
+    async def explain(self) -> list[Explanation]:
+        self._client.may_fail()
+        self._client.life_of(self.name)
+        return [
+            Explanation(
+                cause=ExplanationCause.BEHIND_OTHERS,
+                message="2 jobs come first",
+                advice="wait",
+                until=None,
+                jobs_before=2,
+            )
+        ]
 
     async def result_bytes(self) -> bytes:
         return self._client.result

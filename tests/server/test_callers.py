@@ -51,7 +51,20 @@ async def test_f14_every_call_needs_a_user(lab: Lab, method: Any) -> None:
         ), name
 
 
-@pytest.mark.parametrize("rpc", ["GetJob", "GetStatus", "WaitJob", "GetResult", "ReadResult", "CancelJob"])
+@pytest.mark.parametrize(
+    "rpc",
+    [
+        "GetJob",
+        "GetStatus",
+        "WaitJob",
+        "GetResult",
+        "ReadResult",
+        "CancelJob",
+        "RetryJob",
+        "DeleteJob",
+        "ExplainJob",
+    ],
+)
 @pytest.mark.parametrize("short", [False, True], ids=["name", "bare id"])
 async def test_f14_a_job_of_another_looks_like_a_missing_one(
     lab: Lab, alice: Caller, bob: Caller, rpc: str, short: bool

@@ -301,6 +301,33 @@ def test_cancel_tells_the_state(run):
     assert json.loads(run("cancel", NAME, "--json").stdout)["state"] == "CANCELLED"
 
 
+def test_retry_tells_the_state(run):
+    """A retry prints the job and its state, or the job as JSON."""
+    assert run("retry", NAME).stdout == f"{NAME}  QUEUED\n"
+    assert json.loads(run("retry", NAME, "--json").stdout)["state"] == "QUEUED"
+
+
+def test_delete_takes_several_jobs(run, client):
+    """Each job named is deleted; the first that can't be ends the command, and those before it are told."""
+    play(client, [snapshot("DONE")], [snapshot("DONE", name=OTHER)])
+
+    result = run("delete", NAME, "none", OTHER)
+
+    assert (result.exit_code, result.stdout) == (ExitCode.NOT_FOUND, "")
+    assert f"{NAME} is deleted" in result.stderr
+    assert json.loads(run("delete", OTHER, "--json").stdout) == {"deleted": [OTHER]}
+
+
+def test_explain_is_a_table_of_reasons(run):
+    """Each reason is a row with its advice, or an entry of the document."""
+    table = run("explain", NAME).stdout
+    document = json.loads(run("explain", NAME, "--json").stdout)
+
+    assert table.splitlines()[1].split() == ["BEHIND_OTHERS", "2", "jobs", "come", "first", "wait"]
+    assert document["job"]["name"] == NAME
+    assert document["explanations"][0]["jobs_before"] == 2
+
+
 def test_jobs_is_a_table_of_the_jobs_asked_for(run, client):
     """The filters reach the server, and each job is a row."""
     play(client, [snapshot("RUNNING", fraction=0.25, labels={"who": "ada"})], [snapshot("DONE", name=OTHER)])

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from spoolway import Storage, StorageTest, StorageTestStep
 from spoolway_server.cli import admin, app
 from spoolway_server.cli.exits import ExitCode
+from tests.server.fake_client import snapshot
 
 
 def storage(name, **facts):
@@ -31,6 +32,19 @@ class FakeAdmin:
     """Two storages, one of them in trouble."""
 
     passes = True
+
+    def __init__(self):
+        self.said = []
+
+    async def hold_job(self, name):
+        return snapshot("HELD", name=name)
+
+    async def resume_job(self, name):
+        return snapshot("QUEUED", name=name)
+
+    async def fail_held_job(self, name, message):
+        self.said.append(message)
+        return snapshot("ERROR", name=name)
 
     async def storages(self):
         return [
@@ -100,3 +114,21 @@ def test_a_storage_that_fails_is_1(fake):
         "duration": 0.0,
         "advice": "main is read-only",
     }
+
+
+NAME = "backends/lamp/jobs/20261124120000abcdef0123"
+
+
+@pytest.mark.parametrize(
+    ("command", "state"), [(["hold"], "HELD"), (["resume"], "QUEUED"), (["fail", "-m", "broken"], "ERROR")]
+)
+def test_operators_decide_about_jobs(fake, command, state):
+    """hold, resume and fail print the job and its state, or the job as JSON."""
+    verb, *options = command
+
+    plain = CliRunner().invoke(app, [verb, NAME, *options])
+    document = CliRunner().invoke(app, [verb, NAME, *options, "--json"])
+
+    assert plain.stdout == f"{NAME}  {state}\n"
+    assert json.loads(document.stdout)["state"] == state
+    assert fake.said == (["broken"] * 2 if verb == "fail" else [])

@@ -10,7 +10,7 @@ from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
 
 MISSING = {
-    "JobService": frozenset({"RetryJob", "DeleteJob", "ExplainJob", "UnregisterBackend"}),
+    "JobService": frozenset({"UnregisterBackend"}),
     "StorageAdmin": frozenset(
         {
             "CreateStorage",
@@ -55,9 +55,10 @@ CONTRACT = {"JobService": JOB_SERVICE.split(), "StorageAdmin": STORAGE_ADMIN.spl
 
 BEYOND = {
     "JobService": frozenset({"ReadContent"}),
-    "StorageAdmin": frozenset[str](),
+    "StorageAdmin": frozenset({"HoldJob", "ResumeJob", "FailHeldJob"}),
 }
-"""Calls that the contract does not name: ReadContent brings a job above the inline limit to its spooler."""
+"""Calls that the contract does not name: ReadContent brings a job above the inline limit to its spooler; the
+state machine has operators hold jobs, resume them and fail those that are held."""
 
 SERVICES = {
     "JobService": job_service_pb2.DESCRIPTOR.services_by_name["JobService"],

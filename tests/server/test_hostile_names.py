@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
 
 def job_place(rpc: str) -> Place:
-    make = getattr(pb, f"{rpc}Request")
+    make = getattr(pb, f"{rpc}Request", None) or getattr(admin_pb, f"{rpc}Request")
     return Place(rpc, "name", HOSTILE_JOBS, lambda name: make(name=name))
 
 
@@ -84,7 +84,23 @@ def extend(**lease: str) -> pb.ExtendLeasesRequest:
 
 PLACES = [
     Place("SubmitJob", "backend", [*HOSTILE, "", "Sim"], lambda name: pb.SubmitJobRequest(backend=name)),
-    *(job_place(rpc) for rpc in ("GetJob", "GetStatus", "WaitJob", "GetResult", "ReadResult", "CancelJob")),
+    *(
+        job_place(rpc)
+        for rpc in (
+            "GetJob",
+            "GetStatus",
+            "WaitJob",
+            "GetResult",
+            "ReadResult",
+            "CancelJob",
+            "RetryJob",
+            "DeleteJob",
+            "ExplainJob",
+            "HoldJob",
+            "ResumeJob",
+            "FailHeldJob",
+        )
+    ),
     Place("ListJobs", "backend", [*HOSTILE, "Sim"], lambda name: pb.ListJobsRequest(backend=name)),
     Place("GetBackend", "name", [*HOSTILE, "", "Sim"], lambda name: pb.GetBackendRequest(name=name)),
     Place("NextJob", "spooler_id", [*HOSTILE, ""], lambda name: next_job(spooler_id=name)),

@@ -64,6 +64,7 @@ CALLS: dict[str, tuple[str, Call]] = {
     "WatchJobs": ("find", lambda c, _: c.WatchJobs(pb.WatchJobsRequest()).read()),
     "ListJobs": ("find", lambda c, _: c.ListJobs(pb.ListJobsRequest())),
     "CancelJob": ("commit", lambda c, name: c.CancelJob(pb.CancelJobRequest(name=name))),
+    "ExplainJob": ("sessions", lambda c, name: c.ExplainJob(pb.ExplainJobRequest(name=name))),
     "RegisterBackend": (
         "put_config",
         lambda c, _: c.RegisterBackend(pb.RegisterBackendRequest(backend="sim", config=b'{"a": 1}')),

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from spoolway.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,74 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ExplanationCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExplanationCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExplanationCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPLANATION_CAUSE_UNSPECIFIED: _ExplanationCause.ValueType  # 0
+    """Not set; never sent by the server."""
+    EXPLANATION_CAUSE_NO_SPOOLER: _ExplanationCause.ValueType  # 1
+    """QUEUED: no spooler of its backend is connected, to whichever server."""
+    EXPLANATION_CAUSE_NO_CREDIT: _ExplanationCause.ValueType  # 2
+    """QUEUED: the spoolers take no further job now, as they have as many in hand as they want."""
+    EXPLANATION_CAUSE_BACKEND_PAUSED: _ExplanationCause.ValueType  # 3
+    """QUEUED: an operator has paused its backend."""
+    EXPLANATION_CAUSE_STORAGE_INACTIVE: _ExplanationCause.ValueType  # 4
+    """QUEUED: its storage is inactive."""
+    EXPLANATION_CAUSE_BEHIND_OTHERS: _ExplanationCause.ValueType  # 5
+    """QUEUED: other jobs come first."""
+    EXPLANATION_CAUSE_NEXT: _ExplanationCause.ValueType  # 6
+    """QUEUED: nothing is in its way; it is handed out in a moment."""
+    EXPLANATION_CAUSE_DELAYED: _ExplanationCause.ValueType  # 7
+    """HELD until a time: not_before, or the delay before its next attempt."""
+    EXPLANATION_CAUSE_HELD_BY_OPERATOR: _ExplanationCause.ValueType  # 8
+    """HELD by an operator."""
+    EXPLANATION_CAUSE_IMPORTED: _ExplanationCause.ValueType  # 9
+    """HELD: found running in an imported storage."""
+    EXPLANATION_CAUSE_SPOOLER_LOST: _ExplanationCause.ValueType  # 10
+    """HELD: its spooler is lost, and it may not run again by itself."""
+    EXPLANATION_CAUSE_FOREIGN: _ExplanationCause.ValueType  # 11
+    """RUNNING in a program that is not a spooler of ours."""
+    EXPLANATION_CAUSE_IN_HAND: _ExplanationCause.ValueType  # 12
+    """CLAIMED, RUNNING or CANCELLING: a spooler has it."""
+    EXPLANATION_CAUSE_ENDED: _ExplanationCause.ValueType  # 13
+    """It has ended."""
+
+class ExplanationCause(_ExplanationCause, metaclass=_ExplanationCauseEnumTypeWrapper):
+    """What keeps a job where it is."""
+
+EXPLANATION_CAUSE_UNSPECIFIED: ExplanationCause.ValueType  # 0
+"""Not set; never sent by the server."""
+EXPLANATION_CAUSE_NO_SPOOLER: ExplanationCause.ValueType  # 1
+"""QUEUED: no spooler of its backend is connected, to whichever server."""
+EXPLANATION_CAUSE_NO_CREDIT: ExplanationCause.ValueType  # 2
+"""QUEUED: the spoolers take no further job now, as they have as many in hand as they want."""
+EXPLANATION_CAUSE_BACKEND_PAUSED: ExplanationCause.ValueType  # 3
+"""QUEUED: an operator has paused its backend."""
+EXPLANATION_CAUSE_STORAGE_INACTIVE: ExplanationCause.ValueType  # 4
+"""QUEUED: its storage is inactive."""
+EXPLANATION_CAUSE_BEHIND_OTHERS: ExplanationCause.ValueType  # 5
+"""QUEUED: other jobs come first."""
+EXPLANATION_CAUSE_NEXT: ExplanationCause.ValueType  # 6
+"""QUEUED: nothing is in its way; it is handed out in a moment."""
+EXPLANATION_CAUSE_DELAYED: ExplanationCause.ValueType  # 7
+"""HELD until a time: not_before, or the delay before its next attempt."""
+EXPLANATION_CAUSE_HELD_BY_OPERATOR: ExplanationCause.ValueType  # 8
+"""HELD by an operator."""
+EXPLANATION_CAUSE_IMPORTED: ExplanationCause.ValueType  # 9
+"""HELD: found running in an imported storage."""
+EXPLANATION_CAUSE_SPOOLER_LOST: ExplanationCause.ValueType  # 10
+"""HELD: its spooler is lost, and it may not run again by itself."""
+EXPLANATION_CAUSE_FOREIGN: ExplanationCause.ValueType  # 11
+"""RUNNING in a program that is not a spooler of ours."""
+EXPLANATION_CAUSE_IN_HAND: ExplanationCause.ValueType  # 12
+"""CLAIMED, RUNNING or CANCELLING: a spooler has it."""
+EXPLANATION_CAUSE_ENDED: ExplanationCause.ValueType  # 13
+"""It has ended."""
+Global___ExplanationCause: _TypeAlias = ExplanationCause  # noqa: Y015
 
 @_typing.final
 class SubmitJobRequest(_message.Message):
@@ -977,6 +1046,187 @@ class CancelJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
+
+@_typing.final
+class RetryJobRequest(_message.Message):
+    """Request of RetryJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """backends/{backend}/jobs/{id}, or a bare id."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobRequest: _TypeAlias = RetryJobRequest  # noqa: Y015
+
+@_typing.final
+class RetryJobResponse(_message.Message):
+    """Response of RetryJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The job, QUEUED."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobResponse: _TypeAlias = RetryJobResponse  # noqa: Y015
+
+@_typing.final
+class DeleteJobRequest(_message.Message):
+    """Request of DeleteJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """backends/{backend}/jobs/{id}, or a bare id."""
+    etag: _builtins.str
+    """Only if the job's etag is this; empty: whatever it is."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobRequest: _TypeAlias = DeleteJobRequest  # noqa: Y015
+
+@_typing.final
+class DeleteJobResponse(_message.Message):
+    """Response of DeleteJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobResponse: _TypeAlias = DeleteJobResponse  # noqa: Y015
+
+@_typing.final
+class ExplainJobRequest(_message.Message):
+    """Request of ExplainJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """backends/{backend}/jobs/{id}, or a bare id."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainJobRequest: _TypeAlias = ExplainJobRequest  # noqa: Y015
+
+@_typing.final
+class ExplainJobResponse(_message.Message):
+    """Response of ExplainJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The job as it is now."""
+
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """Why it stands there, the most important first; never empty."""
+
+    def __init__(
+        self,
+        *,
+        job: _job_pb2.Job | None = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainJobResponse: _TypeAlias = ExplainJobResponse  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """One reason why a job stands where it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    JOBS_BEFORE_FIELD_NUMBER: _builtins.int
+    cause: Global___ExplanationCause.ValueType
+    """For programs."""
+    message: _builtins.str
+    """For people: what is the case."""
+    advice: _builtins.str
+    """For people: what may be done about it, and by whom; empty if nothing need be done."""
+    jobs_before: _builtins.int
+    """For BEHIND_OTHERS: jobs before it. Exact up to 1,000; 1,001 says "over 1,000"."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When it passes by itself; unset if that is not known."""
+
+    def __init__(
+        self,
+        *,
+        cause: Global___ExplanationCause.ValueType = ...,
+        message: _builtins.str = ...,
+        advice: _builtins.str = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        jobs_before: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "cause", b"cause", "jobs_before", b"jobs_before", "message", b"message", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
 @_typing.final
 class ListBackendsRequest(_message.Message):

@@ -99,6 +99,21 @@ class JobServiceStub(object):
                 request_serializer=spoolway_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_job__service__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/spoolway.v1.JobService/RetryJob',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.RetryJobResponse.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/spoolway.v1.JobService/DeleteJob',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/spoolway.v1.JobService/ExplainJob',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
+                _registered_method=True)
         self.ListBackends = channel.unary_unary(
                 '/spoolway.v1.JobService/ListBackends',
                 request_serializer=spoolway_dot_v1_dot_job__service__pb2.ListBackendsRequest.SerializeToString,
@@ -262,6 +277,32 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryJob(self, request, context):
+        """Runs a job anew that ended ERROR, CANCELLED or EXPIRED: QUEUED at the tail, its attempts counted from 0, its
+        expire_time gone. Nothing that a spooler still has of it counts any more. FAILED_PRECONDITION (WRONG_STATE)
+        in any other state. Not safe to repeat: it may have ended again by then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Deletes a job that has ended, with its content and result. Its request_id stays known for 24 hours from
+        its submit. FAILED_PRECONDITION (WRONG_STATE) before its end: cancel it first; ABORTED (ETAG_MISMATCH) if it
+        has changed since. Repeated it is NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainJob(self, request, context):
+        """Why a job stands where it stands, above all why it does not run, and what may be done about it. Safe to
+        repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBackends(self, request, context):
         """All backends. A storage in trouble hides none of the others: it is named in unreachable_storages.
         """
@@ -414,6 +455,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=spoolway_dot_v1_dot_job__service__pb2.CancelJobRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_job__service__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.RetryJobRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.RetryJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.DeleteJobRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.ExplainJobRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.ExplainJobResponse.SerializeToString,
             ),
             'ListBackends': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBackends,
@@ -800,6 +856,87 @@ class JobService(object):
             '/spoolway.v1.JobService/CancelJob',
             spoolway_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
             spoolway_dot_v1_dot_job__service__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.JobService/RetryJob',
+            spoolway_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.RetryJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.JobService/DeleteJob',
+            spoolway_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.JobService/ExplainJob',
+            spoolway_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -83,6 +83,20 @@ class JobServiceStub:
     """Cancels a job: at once where no spooler has started it, else by asking the spooler. Repeating it, or
     cancelling what has ended, changes nothing and answers the job as it is.
     """
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]
+    """Runs a job anew that ended ERROR, CANCELLED or EXPIRED: QUEUED at the tail, its attempts counted from 0, its
+    expire_time gone. Nothing that a spooler still has of it counts any more. FAILED_PRECONDITION (WRONG_STATE)
+    in any other state. Not safe to repeat: it may have ended again by then.
+    """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]
+    """Deletes a job that has ended, with its content and result. Its request_id stays known for 24 hours from
+    its submit. FAILED_PRECONDITION (WRONG_STATE) before its end: cancel it first; ABORTED (ETAG_MISMATCH) if it
+    has changed since. Repeated it is NOT_FOUND.
+    """
+    ExplainJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]
+    """Why a job stands where it stands, above all why it does not run, and what may be done about it. Safe to
+    repeat.
+    """
     ListBackends: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListBackendsRequest, _job_service_pb2.ListBackendsResponse]
     """All backends. A storage in trouble hides none of the others: it is named in unreachable_storages."""
     GetBackend: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetBackendRequest, _job_service_pb2.GetBackendResponse]
@@ -181,6 +195,20 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Cancels a job: at once where no spooler has started it, else by asking the spooler. Repeating it, or
     cancelling what has ended, changes nothing and answers the job as it is.
+    """
+    RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_service_pb2.RetryJobResponse]  # type: ignore[assignment]
+    """Runs a job anew that ended ERROR, CANCELLED or EXPIRED: QUEUED at the tail, its attempts counted from 0, its
+    expire_time gone. Nothing that a spooler still has of it counts any more. FAILED_PRECONDITION (WRONG_STATE)
+    in any other state. Not safe to repeat: it may have ended again by then.
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _job_service_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Deletes a job that has ended, with its content and result. Its request_id stays known for 24 hours from
+    its submit. FAILED_PRECONDITION (WRONG_STATE) before its end: cancel it first; ABORTED (ETAG_MISMATCH) if it
+    has changed since. Repeated it is NOT_FOUND.
+    """
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]  # type: ignore[assignment]
+    """Why a job stands where it stands, above all why it does not run, and what may be done about it. Safe to
+    repeat.
     """
     ListBackends: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListBackendsRequest, _job_service_pb2.ListBackendsResponse]  # type: ignore[assignment]
     """All backends. A storage in trouble hides none of the others: it is named in unreachable_storages."""
@@ -349,6 +377,38 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.CancelJobResponse, _abc.Awaitable[_job_service_pb2.CancelJobResponse]]:
         """Cancels a job: at once where no spooler has started it, else by asking the spooler. Repeating it, or
         cancelling what has ended, changes nothing and answers the job as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _job_service_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.RetryJobResponse, _abc.Awaitable[_job_service_pb2.RetryJobResponse]]:
+        """Runs a job anew that ended ERROR, CANCELLED or EXPIRED: QUEUED at the tail, its attempts counted from 0, its
+        expire_time gone. Nothing that a spooler still has of it counts any more. FAILED_PRECONDITION (WRONG_STATE)
+        in any other state. Not safe to repeat: it may have ended again by then.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _job_service_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.DeleteJobResponse, _abc.Awaitable[_job_service_pb2.DeleteJobResponse]]:
+        """Deletes a job that has ended, with its content and result. Its request_id stays known for 24 hours from
+        its submit. FAILED_PRECONDITION (WRONG_STATE) before its end: cancel it first; ABORTED (ETAG_MISMATCH) if it
+        has changed since. Repeated it is NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _job_service_pb2.ExplainJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ExplainJobResponse, _abc.Awaitable[_job_service_pb2.ExplainJobResponse]]:
+        """Why a job stands where it stands, above all why it does not run, and what may be done about it. Safe to
+        repeat.
         """
 
     @_abc_1.abstractmethod

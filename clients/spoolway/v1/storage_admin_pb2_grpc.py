@@ -70,6 +70,21 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendResponse.FromString,
                 _registered_method=True)
+        self.HoldJob = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/HoldJob',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.HoldJobRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.HoldJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ResumeJob',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
+        self.FailHeldJob = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/FailHeldJob',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.FromString,
+                _registered_method=True)
 
 
 class StorageAdminServicer(object):
@@ -132,6 +147,30 @@ class StorageAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HoldJob(self, request, context):
+        """Keeps a QUEUED job from running until ResumeJob. Its expire_time still counts. FAILED_PRECONDITION
+        (WRONG_STATE) in any other state. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Lets a job run (again) that is HELD by an operator, an import or a lost spooler, or that a program other
+        than our spoolers holds: QUEUED, in its old place. Make sure that nothing runs it any more.
+        FAILED_PRECONDITION (WRONG_STATE) in any other state. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FailHeldJob(self, request, context):
+        """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorageAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -169,6 +208,21 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     servicer.ResumeBackend,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendResponse.SerializeToString,
+            ),
+            'HoldJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.HoldJob,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.HoldJobRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.HoldJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeJobRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ResumeJobResponse.SerializeToString,
+            ),
+            'FailHeldJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.FailHeldJob,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -361,6 +415,87 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/ResumeBackend',
             spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.ResumeBackendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HoldJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/HoldJob',
+            spoolway_dot_v1_dot_storage__admin__pb2.HoldJobRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.HoldJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ResumeJob',
+            spoolway_dot_v1_dot_storage__admin__pb2.ResumeJobRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FailHeldJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/FailHeldJob',
+            spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,17 @@ class StorageAdminStub:
     """
     ResumeBackend: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ResumeBackendRequest, _storage_admin_pb2.ResumeBackendResponse]
     """Hands out the jobs of a backend again. Safe to repeat."""
+    HoldJob: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.HoldJobRequest, _storage_admin_pb2.HoldJobResponse]
+    """Keeps a QUEUED job from running until ResumeJob. Its expire_time still counts. FAILED_PRECONDITION
+    (WRONG_STATE) in any other state. Safe to repeat.
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ResumeJobRequest, _storage_admin_pb2.ResumeJobResponse]
+    """Lets a job run (again) that is HELD by an operator, an import or a lost spooler, or that a program other
+    than our spoolers holds: QUEUED, in its old place. Make sure that nothing runs it any more.
+    FAILED_PRECONDITION (WRONG_STATE) in any other state. Safe to repeat.
+    """
+    FailHeldJob: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.FailHeldJobRequest, _storage_admin_pb2.FailHeldJobResponse]
+    """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
 
 @_typing.type_check_only
 class StorageAdminAsyncStub(StorageAdminStub):
@@ -87,6 +98,17 @@ class StorageAdminAsyncStub(StorageAdminStub):
     """
     ResumeBackend: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ResumeBackendRequest, _storage_admin_pb2.ResumeBackendResponse]  # type: ignore[assignment]
     """Hands out the jobs of a backend again. Safe to repeat."""
+    HoldJob: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.HoldJobRequest, _storage_admin_pb2.HoldJobResponse]  # type: ignore[assignment]
+    """Keeps a QUEUED job from running until ResumeJob. Its expire_time still counts. FAILED_PRECONDITION
+    (WRONG_STATE) in any other state. Safe to repeat.
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ResumeJobRequest, _storage_admin_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """Lets a job run (again) that is HELD by an operator, an import or a lost spooler, or that a program other
+    than our spoolers holds: QUEUED, in its old place. Make sure that nothing runs it any more.
+    FAILED_PRECONDITION (WRONG_STATE) in any other state. Safe to repeat.
+    """
+    FailHeldJob: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.FailHeldJobRequest, _storage_admin_pb2.FailHeldJobResponse]  # type: ignore[assignment]
+    """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
 
 class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
     """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
@@ -156,5 +178,34 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_storage_admin_pb2.ResumeBackendResponse, _abc.Awaitable[_storage_admin_pb2.ResumeBackendResponse]]:
         """Hands out the jobs of a backend again. Safe to repeat."""
+
+    @_abc_1.abstractmethod
+    def HoldJob(
+        self,
+        request: _storage_admin_pb2.HoldJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.HoldJobResponse, _abc.Awaitable[_storage_admin_pb2.HoldJobResponse]]:
+        """Keeps a QUEUED job from running until ResumeJob. Its expire_time still counts. FAILED_PRECONDITION
+        (WRONG_STATE) in any other state. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _storage_admin_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ResumeJobResponse, _abc.Awaitable[_storage_admin_pb2.ResumeJobResponse]]:
+        """Lets a job run (again) that is HELD by an operator, an import or a lost spooler, or that a program other
+        than our spoolers holds: QUEUED, in its old place. Make sure that nothing runs it any more.
+        FAILED_PRECONDITION (WRONG_STATE) in any other state. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def FailHeldJob(
+        self,
+        request: _storage_admin_pb2.FailHeldJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.FailHeldJobResponse, _abc.Awaitable[_storage_admin_pb2.FailHeldJobResponse]]:
+        """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
 
 def add_StorageAdminServicer_to_server(servicer: StorageAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,11 +32,23 @@ config_app = typer.Typer(help="Look after the server's configuration.", no_args_
 _FOR_CLIENTS = "Jobs"
 _FOR_OPERATORS = "Server"
 
-for command in (jobs.submit, jobs.status, jobs.watch, jobs.result, jobs.cancel):
+for command in (
+    jobs.submit,
+    jobs.status,
+    jobs.explain,
+    jobs.watch,
+    jobs.result,
+    jobs.cancel,
+    jobs.retry,
+    jobs.delete,
+):
     app.command(rich_help_panel=_FOR_CLIENTS)(command)
 app.command("jobs", rich_help_panel=_FOR_CLIENTS)(jobs.list_jobs)
 app.command("backends", rich_help_panel=_FOR_CLIENTS)(backends.list_backends)
 app.command(rich_help_panel=_FOR_OPERATORS)(serve.serve)
+for command in (jobs.hold, jobs.resume):
+    app.command(rich_help_panel=_FOR_OPERATORS)(command)
+app.command("fail", rich_help_panel=_FOR_OPERATORS)(jobs.fail_held)
 app.command("storages", rich_help_panel=_FOR_OPERATORS)(storages.list_storages)
 app.command(rich_help_panel=_FOR_OPERATORS)(demo.demo)
 app.add_typer(backend_app, name="backend", rich_help_panel=_FOR_OPERATORS)

@@ -1,4 +1,4 @@
-"""Commands about jobs: submit, status, watch, result, cancel, jobs."""
+"""Commands about jobs: of clients, and those by which operators decide about one."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spoolway_server.cli.admin import calls_admin
 from spoolway_server.cli.connection import calls_server
 from spoolway_server.cli.exits import ExitCode, fail
 from spoolway_server.cli.output import ago, put, say, write_facts, write_json, write_table
@@ -17,9 +18,22 @@ from spoolway_server.cli.progress import follow
 from spoolway_server.cli.words import ended_badly, ending, facts, joined, progress
 
 if TYPE_CHECKING:
-    from spoolway import JobClient, JobSnapshot
+    from spoolway import AdminClient, JobClient, JobSnapshot
 
-__all__ = ["cancel", "list_jobs", "result", "status", "submit", "watch"]
+__all__ = [
+    "cancel",
+    "delete",
+    "explain",
+    "fail_held",
+    "hold",
+    "list_jobs",
+    "result",
+    "resume",
+    "retry",
+    "status",
+    "submit",
+    "watch",
+]
 
 
 class State(StrEnum):
@@ -159,11 +173,68 @@ async def result(
 @calls_server
 async def cancel(client: "JobClient", job: _Job, as_json: _Json = False) -> None:
     """Cancel a job; what has ended stays as it is."""
-    snapshot = await client.job(job).cancel()
+    _tell(await client.job(job).cancel(), as_json=as_json)
+
+
+@calls_server
+async def retry(client: "JobClient", job: _Job, as_json: _Json = False) -> None:
+    """Run a job anew that ended in ERROR, CANCELLED or EXPIRED."""
+    _tell(await client.job(job).retry(), as_json=as_json)
+
+
+@calls_server
+async def delete(
+    client: "JobClient",
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Names or ids of jobs.")],
+    as_json: _Json = False,
+) -> None:
+    """Delete jobs that have ended, with their contents and results; there is no way back."""
+    deleted = []
+    for name in jobs:
+        await client.job(name).delete()
+        deleted.append(name)
+        if not as_json:
+            say(f"{name} is deleted")
     if as_json:
-        write_json(snapshot)
-    else:
-        put(f"{snapshot.name}  {snapshot.state}")
+        write_json({"deleted": deleted})
+
+
+@calls_server
+async def explain(client: "JobClient", job: _Job, as_json: _Json = False) -> None:
+    """Say why a job does not run, and what may be done about it."""
+    handle = client.job(job)
+    explanations = await handle.explain()
+    if as_json:
+        write_json({"job": handle.snapshot, "explanations": explanations})
+        return
+    write_table(
+        ("CAUSE", "WHAT", "ADVICE"),
+        ([one.cause, one.message, one.advice] for one in explanations),
+        empty="Nothing is known about it.",
+    )
+
+
+@calls_admin
+async def hold(admin: "AdminClient", job: _Job, as_json: _Json = False) -> None:
+    """Keep a queued job from running, until it is resumed."""
+    _tell(await admin.hold_job(job), as_json=as_json)
+
+
+@calls_admin
+async def resume(admin: "AdminClient", job: _Job, as_json: _Json = False) -> None:
+    """Let a held job run: held by you, an import, a lost spooler or another program."""
+    _tell(await admin.resume_job(job), as_json=as_json)
+
+
+@calls_admin
+async def fail_held(
+    admin: "AdminClient",
+    job: _Job,
+    message: Annotated[str, typer.Option("--message", "-m", help="For its owner: why.")] = "",
+    as_json: _Json = False,
+) -> None:
+    """End a held job in ERROR."""
+    _tell(await admin.fail_held_job(job, message), as_json=as_json)
 
 
 @calls_server
@@ -196,6 +267,14 @@ async def list_jobs(
         ([s.name, s.state, progress(s), ago(s.create_time), joined(s.labels)] for s in snapshots),
         empty="No jobs.",
     )
+
+
+def _tell(snapshot: "JobSnapshot", *, as_json: bool) -> None:
+    """What became of a job."""
+    if as_json:
+        write_json(snapshot)
+    else:
+        put(f"{snapshot.name}  {snapshot.state}")
 
 
 def _parsed_labels(pairs: Iterable[str] | None) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ from spoolway_providers.rules import Release
 from spoolway_server.auth import Authenticator, Principal
 from spoolway_server.backends import Backends
 from spoolway_server.errors import ServiceError
+from spoolway_server.explaining import Explanation, explain
 from spoolway_server.guard import Context
 from spoolway_server.jobs import JobRequest, Jobs, UploadRef, result_ref
 from spoolway_server.leases import Update
@@ -36,6 +37,7 @@ from spoolway_server.translate import (
     status_to_proto,
     time_from,
     timedelta_from,
+    timestamp,
 )
 from spoolway_server.uploads import UploadLimits, content_upload_id, read_pieces, receive, staged_size
 from spoolway_server.watching import Watching
@@ -201,6 +203,22 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         job = await self._jobs.cancel(self._caller(context), request.name)
         return pb.CancelJobResponse(job=job_to_proto(job))
 
+    async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> pb.RetryJobResponse:
+        job = await self._jobs.retry(self._caller(context), request.name)
+        return pb.RetryJobResponse(job=job_to_proto(job))
+
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
+        await self._jobs.delete(self._caller(context), request.name, request.etag)
+        return pb.DeleteJobResponse()
+
+    async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
+        storage, job = await self._jobs.get(self._caller(context), request.name)
+        with storage.noting_trouble():
+            explanations = await explain(storage, job)
+        return pb.ExplainJobResponse(
+            job=job_to_proto(job), explanations=[_explanation(one) for one in explanations]
+        )
+
     async def ListBackends(
         self, request: pb.ListBackendsRequest, context: Context
     ) -> pb.ListBackendsResponse:
@@ -346,6 +364,16 @@ def _job_request_or_error(request: pb.SubmitJobRequest) -> JobRequest | ServiceE
 
 def _validated(caller: Principal, request: pb.SubmitJobRequest) -> job_pb2.Job:
     return job_pb2.Job(backend=request.backend, owner=caller.name, content_bytes=len(request.content))
+
+
+def _explanation(one: Explanation) -> pb.Explanation:
+    return pb.Explanation(
+        cause=pb.ExplanationCause.Value(f"EXPLANATION_CAUSE_{one.cause}"),
+        message=one.message,
+        advice=one.advice,
+        until=timestamp(one.until),
+        jobs_before=one.jobs_before,
+    )
 
 
 def _state(number: int) -> State:

@@ -11,13 +11,14 @@ from spoolway_server.auth import Authenticator
 from spoolway_server.backends import Backends
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
+from spoolway_server.jobs import Jobs
 from spoolway_server.names import backend_name, storage_name
 from spoolway_server.policies import Policies
 from spoolway_server.services.job_service import page_size
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
-from spoolway_server.translate import duration, policy_changes
+from spoolway_server.translate import duration, job_to_proto, policy_changes
 
 __all__ = ["StorageAdmin"]
 
@@ -26,10 +27,17 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     """The calls of operators; the proto's comments say what each does."""
 
     def __init__(
-        self, *, storages: Storages, backends: Backends, policies: Policies, authenticator: Authenticator
+        self,
+        *,
+        storages: Storages,
+        jobs: Jobs,
+        backends: Backends,
+        policies: Policies,
+        authenticator: Authenticator,
     ) -> None:
         """Translate for these."""
         self._storages = storages
+        self._jobs = jobs
         self._backends = backends
         self._policies = policies
         self._caller = authenticator.authenticate
@@ -91,6 +99,18 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self._caller(context)
         changed = await self._policies.change(backend_name(request.name, field="name"), {"paused": False})
         return pb.ResumeBackendResponse(backend=await self._backends.show(*changed))
+
+    async def HoldJob(self, request: pb.HoldJobRequest, context: Context) -> pb.HoldJobResponse:
+        job = await self._jobs.hold(self._caller(context), request.name)
+        return pb.HoldJobResponse(job=job_to_proto(job))
+
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
+        job = await self._jobs.resume(self._caller(context), request.name)
+        return pb.ResumeJobResponse(job=job_to_proto(job))
+
+    async def FailHeldJob(self, request: pb.FailHeldJobRequest, context: Context) -> pb.FailHeldJobResponse:
+        job = await self._jobs.fail_held(self._caller(context), request.name, request.message)
+        return pb.FailHeldJobResponse(job=job_to_proto(job))
 
     def _show(self, storage: Storage) -> pb.Storage:
         return pb.Storage(
