@@ -37,6 +37,7 @@ from spoolway.errors import (
     UnavailableError,
     UnimplementedError,
     UnknownError,
+    VerificationError,
 )
 from spoolway.running import RunningJob
 from spoolway.snapshot import (
@@ -113,4 +114,5 @@ __all__ = [
     "UnavailableError",
     "UnimplementedError",
     "UnknownError",
+    "VerificationError",
 ]

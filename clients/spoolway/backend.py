@@ -100,6 +100,8 @@ class Backend:
     """Changes with the policy."""
     status: BackendStatus
     """How it stands."""
+    public_key: dict[str, Any] | None = None
+    """The key by which its signed documents are verified, a JSON Web Key; None if it has none."""
 
     def configuration(self) -> dict[str, Any]:
         """The config in Qiskit's words, as far as the config has them.
@@ -145,6 +147,7 @@ def backend_from_proto(backend: pb.Backend) -> Backend:
             pending_jobs=backend.status.pending_jobs,
             status_msg=backend.status.status_msg,
         ),
+        public_key=json.loads(backend.public_key) if backend.public_key else None,
     )
 
 

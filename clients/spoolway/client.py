@@ -41,6 +41,7 @@ from spoolway.timing import Timing
 from spoolway.transfer import Transfer
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
+from spoolway.verification import require_cryptography, verified_result
 from spoolway.watching import wait_for_end, watch_job, watch_snapshots
 
 if TYPE_CHECKING:
@@ -350,17 +351,28 @@ class Job:
                 f"job {self.name} has not ended within {limit_s:g} s; it goes on: wait again, or cancel it"
             ) from None
 
-    async def result(self, timeout: Seconds | None = None) -> Any:
+    async def result(self, timeout: Seconds | None = None, *, verify: bool = False) -> Any:
         """Wait for the result and parse it.
 
         Args:
             timeout: In seconds, for the job to end; None: as long as it takes.
+            verify: Check that it is signed, as this job's, by the public key that its backend has registered,
+                and return what was signed. Needs the extra `spoolway-client[verify]`. Otherwise a signed
+                result is returned as it is, with header and signature.
 
         Raises:
             JobFailedError, JobCancelledError, JobExpiredError: it ended without a result.
             DeadlineExceededError: it has not ended in time. The job goes on.
+            VerificationError: it is not signed, or not rightly.
+            SettingsError: to verify it, the extra must be installed.
         """
-        return json.loads(await self.result_bytes(timeout))
+        if verify:
+            require_cryptography()
+        result = json.loads(await self.result_bytes(timeout))
+        if not verify:
+            return result
+        backend = await self._client.backend(self.backend)
+        return verified_result(result, backend.public_key, job_name=self.name)
 
     async def result_bytes(self, timeout: Seconds | None = None) -> bytes:
         """Wait for the result and return the JSON document as its spooler sent it; see `result`."""

@@ -26,6 +26,7 @@ SpoolwayError
 ├── DeadlineExceededError     out of time (also a TimeoutError)
 ├── CallCancelledError        the other side, or a proxy, cancelled the call
 ├── DataLossError             a checksum is wrong
+├── VerificationError         a result is not signed, or not rightly
 ├── OutOfRangeError, UnimplementedError, InternalError, UnknownError
 
 Raised by the run functions of spoolers, for their own reasons: RetryLater, JobError.
@@ -223,6 +224,10 @@ class CallCancelledError(SpoolwayError):
 
 class DataLossError(SpoolwayError):
     """What arrived is not what was stored: a checksum is wrong. Tell the operator of the server."""
+
+
+class VerificationError(SpoolwayError):
+    """A result is not signed, or not by the key of its backend; `reason` says which."""
 
 
 class OutOfRangeError(SpoolwayError):

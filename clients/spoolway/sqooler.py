@@ -216,12 +216,27 @@ class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler 
         """Nothing: an open stream says that the spooler is alive."""
 
     def upload_public_key(self, public_jwk: JWK, display_name: str) -> None:
-        """Not here yet: the server keeps no public keys."""
-        raise _not_here("keeping a public key")
+        """Keep the public key that the backend's config names; after `update_config` or `upload_config`.
+
+        Raises:
+            ValueError: it is no public key, or not the one that the config names.
+            AlreadyExistsError: there is another key of this id.
+        """
+        if public_jwk.key_ops != "verify" or public_jwk.d is not None:
+            raise ValueError(
+                "this key is not one to verify with: give the public one, without its private part"
+            )
+        backend = self._backend(display_name)
+        if public_jwk.kid != backend.config.get("kid"):
+            raise ValueError(f"the config of {display_name} names another key than {public_jwk.kid}")
+        self._send_config(display_name, backend.config_bytes, public_jwk.model_dump_json().encode())
 
     def get_public_key(self, display_name: str) -> JWK:
-        """Not here yet: the server keeps no public keys."""
-        raise _not_here("keeping a public key")
+        """The public key that the backend's config names. FileNotFoundError if there is none."""
+        key = self._backend(display_name).public_key
+        if key is None:
+            raise FileNotFoundError(f"{display_name} has no public key")
+        return JWK(**key)
 
     # Jobs, as clients see them.
 
@@ -408,9 +423,11 @@ class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler 
         return _encode(document)
 
     def _register(self, display_name: str, config: dict[str, Any]) -> None:
-        document = _encode(config)
+        self._send_config(display_name, _encode(config))
+
+    def _send_config(self, display_name: str, document: bytes, public_key: bytes = b"") -> None:
         request = pb.RegisterBackendRequest(
-            backend=display_name, config=document, storage=self._storage or ""
+            backend=display_name, config=document, storage=self._storage or "", public_key=public_key
         )
         _patiently(lambda: self._ask("RegisterBackend", request))
         if self._configs.get(display_name) != document:

@@ -150,9 +150,9 @@ class SyncJob:
         """Wait until it has ended, however it ends; see Job.wait."""
         return thread.run(self._job.wait(timeout))
 
-    def result(self, timeout: Seconds | None = None) -> Any:
+    def result(self, timeout: Seconds | None = None, *, verify: bool = False) -> Any:
         """Wait for the result and parse it; see Job.result."""
-        return thread.run(self._job.result(timeout))
+        return thread.run(self._job.result(timeout, verify=verify))
 
     def result_bytes(self, timeout: Seconds | None = None) -> bytes:
         """Wait for the result, as its spooler sent it; see Job.result_bytes."""

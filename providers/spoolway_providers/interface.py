@@ -354,6 +354,17 @@ class Provider(ABC):
     async def backends(self) -> list[Backend]:
         """All backends, by name."""
 
+    @abstractmethod
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """Keep a public key, a JSON document, under its id, by which signed documents name it.
+
+        The first one counts for ever, whoever puts another at whatever time. Returns the one that is kept.
+        """
+
+    @abstractmethod
+    async def public_key(self, kid: str) -> bytes | None:
+        """The public key of this id; None if there is none."""
+
     # Care
 
     @abstractmethod

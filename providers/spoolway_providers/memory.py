@@ -101,6 +101,7 @@ class _Snapshot(msgspec.Struct):
     sessions: dict[str, Session]
     closed_at: dict[str, datetime]
     backends: dict[str, Backend]
+    public_keys: dict[str, bytes] = {}
 
 
 class MemoryProvider(Provider):
@@ -125,6 +126,7 @@ class MemoryProvider(Provider):
         self._sessions: dict[str, Session] = {}
         self._closed_at: dict[str, datetime] = {}
         self._backends: dict[str, Backend] = {}
+        self._public_keys: dict[str, bytes] = {}
         self._woken = asyncio.Event()
         self._hinted: set[str] = set()
 
@@ -165,6 +167,7 @@ class MemoryProvider(Provider):
                 sessions=self._sessions,
                 closed_at=self._closed_at,
                 backends=self._backends,
+                public_keys=self._public_keys,
             )
         )
 
@@ -181,6 +184,7 @@ class MemoryProvider(Provider):
         self._blobs, self._inline, self._staged = found.blobs, found.inline, found.staged
         self._sessions, self._closed_at = found.sessions, found.closed_at
         self._backends = found.backends
+        self._public_keys = found.public_keys
         self._queues = {}
         for job in found.jobs:
             if job.state is State.QUEUED:
@@ -538,6 +542,14 @@ class MemoryProvider(Provider):
     async def backends(self) -> list[Backend]:
         """See the interface."""
         return [self._backends[name] for name in sorted(self._backends)]
+
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """See the interface."""
+        return self._public_keys.setdefault(kid, key)
+
+    async def public_key(self, kid: str) -> bytes | None:
+        """See the interface."""
+        return self._public_keys.get(kid)
 
     # Care
 

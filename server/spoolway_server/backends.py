@@ -12,6 +12,7 @@ from spoolway_providers.model import Backend, State
 from spoolway_server.admission import job_document_of, read_config
 from spoolway_server.documents import check_document, parse_document
 from spoolway_server.errors import ServiceError
+from spoolway_server.keys import check_public_key, is_public_key, is_same_key, key_id_of
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.translate import backend_to_proto
@@ -29,12 +30,17 @@ class Backends:
         self._storages = storages
         self._max_config_bytes = max_config_bytes
 
-    async def register(self, name: str, config: bytes, etag: str, storage_name: str) -> job_pb2.Backend:
-        """Create a backend or replace its config."""
+    async def register(
+        self, name: str, config: bytes, etag: str, storage_name: str, public_key: bytes = b""
+    ) -> job_pb2.Backend:
+        """Create a backend or replace its config; and keep the key by which it is verified."""
         document = await check_document(config, field="config", max_bytes=self._max_config_bytes)
         read_config(document)
         storage = await self._home(name, storage_name)
         storage.require_active()
+        if public_key:
+            kid = await check_public_key(public_key, job_document_of(document))
+            await _keep_key(storage, kid, public_key)
         try:
             backend = await storage.provider.put_config(name, config, etag or None)
         except Conflict as error:
@@ -113,7 +119,23 @@ class Backends:
             pending_jobs=await storage.provider.count(query),
             status_msg=message,
         )
-        return backend_to_proto(backend, storage.name, policy, status)
+        kid = key_id_of(config)
+        key = await storage.provider.public_key(kid) if kid else None
+        if key is None or not is_public_key(key):
+            key = b""
+        return backend_to_proto(backend, storage.name, policy, status, key)
+
+
+async def _keep_key(storage: Storage, kid: str, key: bytes) -> None:
+    kept = await storage.provider.put_public_key(kid, key)
+    if not is_same_key(kept, key):
+        raise ServiceError(
+            grpc.StatusCode.ALREADY_EXISTS,
+            "KEY_ID_USED",
+            f"storage {storage.name} has another public key with the kid {kid}, by which older results are "
+            "verified: give the new key another kid",
+            field="public_key",
+        )
 
 
 def _read(storage: Storage, backend: Backend) -> tuple[Mapping[str, Any], str]:

@@ -173,9 +173,9 @@ def _policy_value(message: job_pb2.BackendPolicy, field: str) -> Any:
 
 
 def backend_to_proto(
-    backend: Backend, storage: str, policy: Policy, status: job_pb2.BackendStatus
+    backend: Backend, storage: str, policy: Policy, status: job_pb2.BackendStatus, public_key: bytes = b""
 ) -> job_pb2.Backend:
-    """A backend with its two documents."""
+    """A backend with its two documents and its key."""
     return job_pb2.Backend(
         name=f"backends/{backend.name}",
         storage=storage,
@@ -184,6 +184,7 @@ def backend_to_proto(
         policy=policy_to_proto(policy),
         policy_etag=backend.policy_etag,
         status=status,
+        public_key=public_key,
     )
 
 

@@ -42,7 +42,7 @@ def test_each_status_has_a_class(status: grpc.StatusCode) -> None:
 def test_each_class_is_reached_by_a_status_a_reason_or_the_client_itself() -> None:
     """No class is dead."""
     reached = set(CLASS_OF_STATUS.values()) | set(CLASS_OF_REASON.values())
-    made_here = {SpoolwayError, spoolway.SettingsError, spoolway.JobEndedError}
+    made_here = {SpoolwayError, spoolway.SettingsError, spoolway.JobEndedError, spoolway.VerificationError}
 
     assert all_classes() == reached | made_here
 

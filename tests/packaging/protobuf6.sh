@@ -9,7 +9,7 @@ if [ ! -x "$venv/bin/pytest" ]; then
     # grpcio-health-checking 1.80 is the last that takes protobuf 6.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         "protobuf==6.33.*" "grpcio<1.81" "grpcio-health-checking<1.81" "grpcio-reflection<1.81" \
-        pytest pytest-asyncio pytest-timeout hypothesis -e "$root/clients"
+        pytest pytest-asyncio pytest-timeout hypothesis -e "$root/clients[verify]"
 fi
 cd "$root"
 "$venv/bin/python" -c 'import google.protobuf as p; assert p.__version__.startswith("6."), p.__version__; print("protobuf", p.__version__)'

@@ -45,9 +45,10 @@ def make_old_file(path: Path, version: int) -> None:
         connection.executescript((OLD_FILES / f"sqlite_{version}.sql").read_text())
 
 
-async def test_older_file_is_migrated(path: Path, open_sqlite: OpenSqlite) -> None:
-    """A storage of schema version 1 is brought to today's, with its jobs, and goes on from there."""
-    make_old_file(path, 1)
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_older_file_is_migrated(path: Path, open_sqlite: OpenSqlite, version: int) -> None:
+    """A storage of any older version is brought to today's, with its jobs, and goes on from there."""
+    make_old_file(path, version)
 
     scene = Scene(await open_sqlite())
 

@@ -528,6 +528,7 @@ class Backend(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     POLICY_ETAG_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, backends/{backend}."""
     storage: _builtins.str
@@ -538,6 +539,10 @@ class Backend(_message.Message):
     """Changes with the config."""
     policy_etag: _builtins.str
     """Changes with the policy."""
+    public_key: _builtins.bytes
+    """The key that the config names by its `kid`, as a JSON Web Key: signed configs and results of this backend
+    are verified by it. Empty if it has none.
+    """
     @_builtins.property
     def policy(self) -> Global___BackendPolicy:
         """What operators allow."""
@@ -556,10 +561,11 @@ class Backend(_message.Message):
         policy: Global___BackendPolicy | None = ...,
         policy_etag: _builtins.str = ...,
         status: Global___BackendStatus | None = ...,
+        public_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "config_etag", b"config_etag", "name", b"name", "policy", b"policy", "policy_etag", b"policy_etag", "status", b"status", "storage", b"storage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "config_etag", b"config_etag", "name", b"name", "policy", b"policy", "policy_etag", b"policy_etag", "public_key", b"public_key", "status", b"status", "storage", b"storage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

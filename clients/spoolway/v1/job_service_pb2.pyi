@@ -2608,6 +2608,7 @@ class RegisterBackendRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     STORAGE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     backend: _builtins.str
     """Short name, ^[a-z0-9]{1,64}$."""
     config: _builtins.bytes
@@ -2618,6 +2619,11 @@ class RegisterBackendRequest(_message.Message):
     """Replace only this version; empty: whatever there is."""
     storage: _builtins.str
     """The storage for a new backend; empty: the default. A backend that exists stays where it is."""
+    public_key: _builtins.bytes
+    """The public key by which what this backend signs is verified, where the config names one by its `kid`: a
+    JSON Web Key of type OKP and curve Ed25519, without its private part `d`, at most 4 KiB. Kept for ever
+    under its `kid`: another key under the same one is ALREADY_EXISTS (KEY_ID_USED). Empty: as before.
+    """
     def __init__(
         self,
         *,
@@ -2625,10 +2631,11 @@ class RegisterBackendRequest(_message.Message):
         config: _builtins.bytes = ...,
         etag: _builtins.str = ...,
         storage: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "config", b"config", "etag", b"etag", "storage", b"storage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "config", b"config", "etag", b"etag", "public_key", b"public_key", "storage", b"storage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -124,6 +124,10 @@ class JsonFileProvider(MemoryProvider):
         """See the interface."""
         return await self._save_after(super().put_policy(backend, policy, etag))
 
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """See the interface."""
+        return await self._save_after(super().put_public_key(kid, key))
+
     async def repair(self, limit: int = 1000) -> list[Finding]:
         """See the interface."""
         return await self._save_after(super().repair(limit))

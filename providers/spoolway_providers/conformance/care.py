@@ -43,6 +43,19 @@ class CareConformance(Base):
         assert new.config_etag != old.config_etag
         assert await self._backend(scene) == new
 
+    async def test_public_key_is_kept_for_ever(self, scene: Scene) -> None:
+        """The first one of an id counts, also for who put it at the same time; others are others."""
+        put = scene.provider.put_public_key
+        assert await scene.provider.public_key("lab-1") is None
+
+        kept = set(await asyncio.gather(*(put("lab-1", b'{"x":"%d"}' % n) for n in range(4))))
+        await put("lab-2", b'{"x":"other"}')
+
+        assert len(kept) == 1
+        assert await put("lab-1", b'{"x":"late"}') in kept
+        assert await scene.provider.public_key("lab-1") in kept
+        assert await scene.provider.public_key("lab-2") == b'{"x":"other"}'
+
     async def test_f9_config_and_policy_leave_each_other_alone(self, scene: Scene) -> None:
         """A spooler that registers its config again does not reset what an operator has set."""
         await scene.set_policy(max_queued=7)

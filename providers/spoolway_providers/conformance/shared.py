@@ -38,6 +38,13 @@ class SharedStorageConformance(Base):
         assert await other.provider.read_blob(job.content)
         assert len(await other.provider.sessions()) == 2
 
+    async def test_public_key_counts_for_all(self, scene: Scene, other: Scene) -> None:
+        """A key that one process has put is there for the other, which can't replace it."""
+        await scene.provider.put_public_key("lab-1", b'{"x":"1"}')
+
+        assert await other.provider.public_key("lab-1") == b'{"x":"1"}'
+        assert await other.provider.put_public_key("lab-1", b'{"x":"2"}') == b'{"x":"1"}'
+
     async def test_request_id_is_known_to_all(self, scene: Scene, other: Scene) -> None:
         """A repeat that arrives at another process returns the first job, also in flight."""
         answers = await asyncio.gather(

@@ -1,6 +1,7 @@
 """Backends: the config where today's systems have it, the policy in a folder of our own."""
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ class Backends:
 
     def __init__(self, tenure: Tenure) -> None:
         self._tenure = tenure
+        self._public_keys: dict[str, bytes] = {}
 
     async def read_all(self) -> None:
         """Know all backends that the listing has named."""
@@ -83,6 +85,24 @@ class Backends:
             await self._write(name, tenure.layout.policy(name), msgspec.json.encode(policy))
             etag = digests.policy_etag(policy)
             return self._put(replace(current, policy=policy, policy_etag=etag))
+
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """See the interface."""
+        kept = await self.public_key(kid)
+        if kept is None:
+            with suppress(PathConflict):
+                await self._tenure.writer.put(self._tenure.layout.public_key(kid), key, ADD)
+            kept = await self.public_key(kid)
+        return kept or key
+
+    async def public_key(self, kid: str) -> bytes | None:
+        """See the interface. Looked for once, if it is there: it does not change any more."""
+        if kid not in self._public_keys:
+            found = await self._tenure.calls.download(self._tenure.layout.public_key(kid))
+            if found is None:
+                return None
+            self._public_keys[kid] = found[1]
+        return self._public_keys[kid]
 
     async def _write(self, name: str, path: str, data: bytes) -> None:
         known = self._tenure.mirror.get(path)

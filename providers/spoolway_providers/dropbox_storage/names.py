@@ -10,6 +10,7 @@ from hashlib import sha256
 
 import msgspec
 
+from spoolway_providers.errors import Unsupported
 from spoolway_providers.model import JobKey
 
 __all__ = [
@@ -108,6 +109,12 @@ class Layout:
     def config(self, backend: str) -> str:
         """The path of a backend's config."""
         return f"{self.files}/Config/{backend}/config.json"
+
+    def public_key(self, kid: str) -> str:
+        """The path of a public key. Raises Unsupported if its id can't be the name of a file."""
+        if not _SAFE_USER.fullmatch(kid):
+            raise Unsupported(f"{kid!r} can't be the name of a file")
+        return f"{self.files}/public_keys/{kid}.json"
 
     def policy(self, backend: str) -> str:
         """The path of a backend's policy."""

@@ -315,6 +315,16 @@ class DropboxProvider(Provider):
         await tenure.calls.check(self._layout.owner)
         return [tenure.backends[name] for name in sorted(tenure.backends)]
 
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """See the interface."""
+        office = self._at_work()
+        return await office.tenure.run(office.backends.put_public_key(kid, key))
+
+    async def public_key(self, kid: str) -> bytes | None:
+        """See the interface."""
+        office = self._at_work()
+        return await office.tenure.run(office.backends.public_key(kid))
+
     # Care
 
     async def repair(self, limit: int = 1000) -> list[Finding]:

@@ -90,6 +90,7 @@ class Layout:
         self._files_by_backend = naming is Naming.LOCAL
         make = self._own_names if naming is Naming.LOCAL else self._backend_files
         self._shelves, self.status, self.result, self.configs = make(base)
+        self.public_keys = f"{base}/{'backends' if self._files_by_backend else 'Backend_files'}/public_keys"
         self._shelves[Place.WAITING] = Shelf(f"{self.own}/waiting", by_backend=True)
 
     @staticmethod
@@ -142,6 +143,10 @@ class Layout:
         """The path of a backend's config."""
         return f"{self.configs}/{backend}{SUFFIX if self._files_by_backend else '/config.json'}"
 
+    def public_key(self, kid: str) -> str:
+        """The path of a public key."""
+        return f"{self.public_keys}/{kid}{SUFFIX}"
+
     def config_files(self) -> Iterator[tuple[str, str]]:
         """The backends that have, or may have, a config; and its path."""
         for entry in sorted(list_folder(self.configs)):
@@ -160,7 +165,8 @@ class Layout:
     def shared_folders(self) -> list[str]:
         """The folders that are there before there is any backend."""
         places = [shelf.folder for shelf in self._shelves.values()]
-        return [*places, self.status.folder, self.result.folder, self.configs, self.drafts, self.locks]
+        documents = [self.status.folder, self.result.folder, self.configs, self.public_keys]
+        return [*places, *documents, self.drafts, self.locks]
 
     def folders_of(self, backend: str) -> list[str]:
         """The folders of a backend that others may look for."""

@@ -16,6 +16,7 @@ from spoolway_providers.local.disk import Fault
 from spoolway_providers.local.duty import Duty
 from spoolway_providers.local.index import Index
 from spoolway_providers.local.keeper import Keeper
+from spoolway_providers.local.keys import PublicKeys
 from spoolway_providers.local.layout import Layout, Naming, Seen
 from spoolway_providers.local.login import LOGIN_FIELDS, Settings, settings_of
 from spoolway_providers.local.mounts import MOUNT_TABLE
@@ -24,6 +25,7 @@ from spoolway_providers.local.preparing import prepare_folders, try_files
 from spoolway_providers.local.reading import BlobReader
 from spoolway_providers.local.tables import open_tables, projected
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy
+from spoolway_providers.sqlite.backends import PublicKey
 from spoolway_providers.sqlite.blobs import Reading
 from spoolway_providers.sqlite.provider import SqliteProvider
 from spoolway_providers.sqlite.submit import submit, submit_with
@@ -81,6 +83,7 @@ class LocalProvider(SqliteProvider):
         self._mount_table = mount_table
         self._fault = fault
         self._reader = BlobReader(self._layout)
+        self._public_keys = PublicKeys(self._layout)
         self._claims = Claims(self._engine, self._layout, self._reader, settings.stock_spoolers)
         self._submit = submit if settings.naming is Naming.LOCAL else submit_with(_new_dated_id)
         self._keeper: Keeper | None = None
@@ -184,6 +187,14 @@ class LocalProvider(SqliteProvider):
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""
         return await self._telling(super().put_policy(backend, policy, etag))
+
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """See the interface. Raises Unsupported if the id is none for a file."""
+        return await self._engine.read_long(self._public_keys.put, PublicKey(kid, key))
+
+    async def public_key(self, kid: str) -> bytes | None:
+        """See the interface."""
+        return await self._engine.read_long(self._public_keys.get, kid)
 
     # Care
 

@@ -13,7 +13,7 @@ from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document, backend_of
 from spoolway_providers.mongodb.faults import is_duplicate
 
-__all__ = ["Stored", "backends", "put_config", "put_policy"]
+__all__ = ["Stored", "backends", "public_key", "put_config", "put_policy", "put_public_key"]
 
 _MOST_TRIES = 50
 """Writes of one backend at the same time, at most."""
@@ -67,6 +67,25 @@ async def backends(connection: Connection) -> list[Backend]:
     with connection.reading():
         found = await connection["backends"].find({}).sort("_id").to_list()
     return [backend_of(document) for document in found]
+
+
+async def put_public_key(connection: Connection, kid: str, key: bytes) -> bytes:
+    """Keep a public key unless there is one of this id; see the interface."""
+    try:
+        with connection.writing():
+            await connection["public_keys"].insert_one({"_id": kid, "document": Binary(key)})
+    except ProviderError as error:
+        if not is_duplicate(error.__cause__):
+            # Uncertain, too: to put it again is safe.
+            raise
+    return await public_key(connection, kid) or key
+
+
+async def public_key(connection: Connection, kid: str) -> bytes | None:
+    """The public key of an id, or None."""
+    with connection.reading():
+        found = await connection.newest("public_keys").find_one({"_id": kid})
+    return None if found is None else bytes(found["document"])
 
 
 async def _find(connection: Connection, name: str) -> Backend | None:

@@ -227,6 +227,14 @@ class MongoProvider(Provider):
         """See the interface."""
         return await backends.backends(self._connection)
 
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """See the interface."""
+        return await backends.put_public_key(self._connection, kid, key)
+
+    async def public_key(self, kid: str) -> bytes | None:
+        """See the interface."""
+        return await backends.public_key(self._connection, kid)
+
     # Care
 
     async def repair(self, limit: int = 1000) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Backends: two documents, each by compare-and-set on its etag."""
+"""Backends: two documents, each by compare-and-set on its etag; and the public keys of those that sign."""
 
 import sqlite3
 
@@ -10,7 +10,16 @@ from spoolway_providers.model import Backend, Policy
 from spoolway_providers.sqlite.documents import BACKEND_COLUMNS, backend_of, to_text
 from spoolway_providers.sqlite.writer import Transaction
 
-__all__ = ["ConfigWrite", "PolicyWrite", "backends", "put_config", "put_policy"]
+__all__ = [
+    "ConfigWrite",
+    "PolicyWrite",
+    "PublicKey",
+    "backends",
+    "public_key",
+    "put_config",
+    "put_policy",
+    "put_public_key",
+]
 
 
 class ConfigWrite(msgspec.Struct, frozen=True):
@@ -27,6 +36,13 @@ class PolicyWrite(msgspec.Struct, frozen=True):
     backend: str
     policy: Policy
     etag: str | None
+
+
+class PublicKey(msgspec.Struct, frozen=True):
+    """A public key, and its id."""
+
+    kid: str
+    document: bytes
 
 
 def put_config(transaction: Transaction, write: ConfigWrite) -> Backend:
@@ -83,3 +99,18 @@ def backends(connection: sqlite3.Connection, _: None) -> list[Backend]:
     """All backends, by name."""
     rows = connection.execute(f"SELECT {BACKEND_COLUMNS} FROM backends ORDER BY name")  # noqa: S608
     return [backend_of(row) for row in rows]
+
+
+def put_public_key(transaction: Transaction, key: PublicKey) -> bytes:
+    """Keep a public key unless there is one of this id; see the interface."""
+    transaction.connection.execute(
+        "INSERT INTO public_keys(kid, document) VALUES (?, ?) ON CONFLICT (kid) DO NOTHING",
+        (key.kid, key.document),
+    )
+    return public_key(transaction.connection, key.kid) or key.document
+
+
+def public_key(connection: sqlite3.Connection, kid: str) -> bytes | None:
+    """The public key of an id, or None."""
+    row = connection.execute("SELECT document FROM public_keys WHERE kid = ?", (kid,)).fetchone()
+    return None if row is None else row[0]

@@ -41,6 +41,7 @@ _renew = one_by_one(sessions.renew)
 _close_session = one_by_one(sessions.close_session)
 _put_config = one_by_one(backends.put_config)
 _put_policy = one_by_one(backends.put_policy)
+_put_public_key = one_by_one(backends.put_public_key)
 _repair = one_by_one(care.repair)
 
 
@@ -192,6 +193,14 @@ class SqliteProvider(Provider):
     async def backends(self) -> list[Backend]:
         """See the interface."""
         return await self._engine.read(backends.backends, None)
+
+    async def put_public_key(self, kid: str, key: bytes) -> bytes:
+        """See the interface."""
+        return await self._engine.write(_put_public_key, backends.PublicKey(kid, key))
+
+    async def public_key(self, kid: str) -> bytes | None:
+        """See the interface."""
+        return await self._engine.read(backends.public_key, kid)
 
     # Care
 

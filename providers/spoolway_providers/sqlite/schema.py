@@ -150,6 +150,10 @@ def _index_owners(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX jobs_by_owner ON jobs(owner)")
 
 
+def _keep_public_keys(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE public_keys(kid TEXT PRIMARY KEY, document BLOB NOT NULL)")
+
+
 _VERSION_1 = (
     """
     CREATE TABLE meta(
@@ -242,7 +246,7 @@ _VERSION_1 = (
     "CREATE TABLE probes(id TEXT PRIMARY KEY, revision INTEGER NOT NULL)",
 )
 
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _index_owners)
+_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _index_owners, _keep_public_keys)
 """The step at index n makes version n + 1 of version n."""
 
 SCHEMA_VERSION = len(_STEPS)

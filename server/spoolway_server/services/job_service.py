@@ -303,7 +303,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._caller(context)
         storage = storage_name(request.storage, field="storage") if request.storage else ""
         backend = await self._backends.register(
-            backend_name(request.backend), request.config, request.etag, storage
+            backend_name(request.backend), request.config, request.etag, storage, request.public_key
         )
         return pb.RegisterBackendResponse(backend=backend)
 
