@@ -215,12 +215,13 @@ class Provider(ABC):
 
         Each is atomic with its request id: key (owner, backend, request_id), kept for 24 h, also beyond
         the job's deletion. A repeat returns the existing job, also while its twin is in flight; with
-        other content or options it is RequestIdReused.
+        other content or options it is RequestIdReused. The rank of a draft with `round_robin` is
+        `rules.next_round`, kept in the same commit.
 
         Returns:
             One for each draft, in order: the job, or RequestIdReused, QueueFull (QUEUED and HELD jobs
             count), NotFound (no such backend, a staged blob is missing or has another size, or the job
-            of a repeated request id is deleted by now), TooLarge, Unsupported (priority or delay).
+            of a repeated request id is deleted by now), TooLarge, Unsupported (priority, turns or delay).
         """
 
     @abstractmethod

@@ -102,6 +102,7 @@ class _Snapshot(msgspec.Struct):
     closed_at: dict[str, datetime]
     backends: dict[str, Backend]
     public_keys: dict[str, bytes] = {}
+    rounds: list[tuple[tuple[str, str], int]] = []
 
 
 class MemoryProvider(Provider):
@@ -127,6 +128,8 @@ class MemoryProvider(Provider):
         self._closed_at: dict[str, datetime] = {}
         self._backends: dict[str, Backend] = {}
         self._public_keys: dict[str, bytes] = {}
+        self._rounds: dict[tuple[str, str], int] = {}
+        """The last round of each owner on each backend."""
         self._woken = asyncio.Event()
         self._hinted: set[str] = set()
 
@@ -168,6 +171,7 @@ class MemoryProvider(Provider):
                 closed_at=self._closed_at,
                 backends=self._backends,
                 public_keys=self._public_keys,
+                rounds=list(self._rounds.items()),
             )
         )
 
@@ -185,6 +189,7 @@ class MemoryProvider(Provider):
         self._sessions, self._closed_at = found.sessions, found.closed_at
         self._backends = found.backends
         self._public_keys = found.public_keys
+        self._rounds = dict(found.rounds)
         self._queues = {}
         for job in found.jobs:
             if job.state is State.QUEUED:
@@ -212,7 +217,13 @@ class MemoryProvider(Provider):
         now = self._clock()
         self._ranked_at = max(self._ranked_at, now)
         job = rules.admit(
-            draft, key=key, content=ref, seq=self._counter + 1, now=now, ranked_at=self._ranked_at
+            draft,
+            key=key,
+            content=ref,
+            seq=self._counter + 1,
+            now=now,
+            ranked_at=self._ranked_at,
+            turn=self._next_round(draft) if draft.round_robin else None,
         )
         if isinstance(content, bytes):
             self._blobs[ref.id] = content
@@ -223,6 +234,17 @@ class MemoryProvider(Provider):
             self._requests[draft.owner, draft.backend, draft.request_id] = _Request(fingerprint, key, now)
         self._store(job)
         return job
+
+    def _next_round(self, draft: Draft) -> int:
+        queue = self._queues.get(draft.backend)
+        if queue:
+            serving = queue[0][0]
+        else:
+            given = (n for (backend, _), n in self._rounds.items() if backend == draft.backend)
+            serving = max(given, default=int(self._ranked_at.timestamp() * 1000))
+        name = (draft.backend, draft.owner)
+        self._rounds[name] = rules.next_round(serving, self._rounds.get(name))
+        return self._rounds[name]
 
     def _repeat(self, draft: Draft, fingerprint: str, request: _Request) -> Job | ProviderError:
         if request.fingerprint != fingerprint:

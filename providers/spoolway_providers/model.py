@@ -149,7 +149,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int
     """Order of submission, given by the storage in the submit's own commit."""
     rank: int
-    """Claims go by (rank, seq): creation in ms, less 60,000 a step of priority."""
+    """Claims go by (rank, seq): creation in ms, less 60,000 a step of priority; or `rules.next_round`."""
     request_id: str = ""
     labels: dict[str, str] = {}
     priority: int = 0
@@ -275,6 +275,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     not_before: datetime | None = None
     expire_at: datetime | None = None
     max_run_time: timedelta | None = None
+    round_robin: bool = False
+    """Rank it by `rules.next_round`: owners take turns on its backend."""
     max_queued: int = 0
     """Refuse with QueueFull if the backend has so many waiting jobs; 0: no limit."""
 

@@ -54,6 +54,7 @@ __all__ = [
     "admit",
     "decide",
     "lost_timeout",
+    "next_round",
     "retry_delay",
     "supersede",
 ]
@@ -252,11 +253,13 @@ def admit(
     seq: int,
     now: datetime,
     ranked_at: datetime | None = None,
+    turn: int | None = None,
 ) -> Job:
     """The job that a submit commits: QUEUED, or HELD(DELAYED) with `not_before` in the future.
 
     `ranked_at` stands in for `now` in the rank: the storage gives one that never runs backwards, since
-    else a clock that was set back would let later jobs pass.
+    else a clock that was set back would let later jobs pass. `turn` is the rank by `next_round`, for a
+    draft that asks for it.
     """
     delayed = draft.not_before is not None and draft.not_before > now
     state, reason = (State.HELD, Reason.DELAYED) if delayed else (State.QUEUED, Reason.NONE)
@@ -265,7 +268,7 @@ def admit(
         owner=draft.owner,
         content=content,
         seq=seq,
-        rank=_rank(ranked_at or now, draft.priority),
+        rank=_rank(ranked_at or now, draft.priority) if turn is None else turn,
         request_id=draft.request_id,
         labels=draft.labels,
         priority=draft.priority,
@@ -291,6 +294,20 @@ def decide(job: Job, event: Event, now: datetime, policy: Policy) -> Job | Refus
         # An implied accept, or a return from LOST, is committed together with what it is implied by.
         return replace(changed, revision=job.revision + 1)
     return changed
+
+
+def next_round(serving: int, last: int | None) -> int:
+    """The rank of an owner's next job where owners take turns: a round that gives each of them one job.
+
+    Kept by the storage in the submit's own commit. Rounds are numbers like other ranks, so that a backend
+    can change from one order to the other.
+
+    Args:
+        serving: the round being served: the rank of the first QUEUED job; if there is none the last round
+            that was given to anybody, and if there was none the time in ms.
+        last: the last round given to this owner; None: none yet.
+    """
+    return serving if last is None else max(serving, last + 1)
 
 
 def retry_delay(attempt: int) -> timedelta:
@@ -534,7 +551,8 @@ def _retry(job: Job, event: Retry, now: datetime, policy: Policy) -> Job | Refus
         job,
         now,
         State.QUEUED,
-        rank=_rank(now, job.priority),
+        # Among rounds the time of now would be the end of all queues: its turn had come, and comes again.
+        rank=job.rank if policy.round_robin else _rank(now, job.priority),
         attempts=tuple(replace(a, token="") for a in job.attempts),
         attempt_count=0,
         crashes=0,

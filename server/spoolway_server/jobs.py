@@ -129,6 +129,7 @@ class Jobs:
             expire_at=request.expire_at,
             max_run_time=min(limits) if limits else None,
             max_attempts=min(request.max_attempts or policy.max_attempts, policy.max_attempts),
+            round_robin=policy.round_robin,
             max_queued=policy.max_queued,
         )
 

@@ -76,6 +76,52 @@ class ClaimConformance(Base):
         assert isinstance(urgent, Job)
         assert [job.key for job in await scene.claim(2)] == [urgent.key, ordinary.key]
 
+    async def test_owners_take_turns(self, scene: Scene) -> None:
+        """Where owners take turns, who submits many jobs does not hold up the few of others."""
+        first = await scene.answer(owner="alice", round_robin=True)
+        if not scene.provider.capabilities.priority:
+            assert isinstance(first, Unsupported)
+            return
+        many = [scene.draft(owner="alice", round_robin=True) for _ in range(30)]
+        alices = [first, *await scene.provider.submit(many)]
+        bob = await scene.submit(owner="bob", round_robin=True)
+        [carol, again] = [await scene.submit(owner="carol", round_robin=True) for _ in range(2)]
+
+        assert [await scene.provider.position(job, 100) for job in (bob, carol, again)] == [1, 2, 4]
+        claimed = await scene.claim(33)
+        assert [job.owner for job in claimed[:6]] == ["alice", "bob", "carol", "alice", "carol", "alice"]
+        assert [job.key for job in claimed if job.owner == "alice"] == [
+            job.key for job in alices if isinstance(job, Job)
+        ][:30]
+
+    async def test_turns_go_on_after_a_pause(self, scene: Scene) -> None:
+        """Who used an idle backend before is not behind for it; nor is who comes new ahead for ever."""
+        if not scene.provider.capabilities.priority:
+            assert isinstance(await scene.answer(round_robin=True), Unsupported)
+            return
+        for _ in range(5):
+            await scene.submit(owner="alice", round_robin=True)
+        await scene.claim(5)
+
+        for owner in ("bob", "alice", "bob", "alice", "bob"):
+            await scene.submit(owner=owner, round_robin=True)
+
+        assert [job.owner for job in await scene.claim(5)] == ["bob", "alice", "bob", "alice", "bob"]
+
+    async def test_an_order_may_change(self, scene: Scene) -> None:
+        """Jobs that came before owners took turns, and after it, keep their order with those between."""
+        before = await scene.submit(owner="alice")
+        between = await scene.answer(owner="alice", round_robin=True)
+        if not scene.provider.capabilities.priority:
+            assert isinstance(between, Unsupported)
+            return
+        assert isinstance(between, Job)
+        after = await scene.submit(owner="alice")
+
+        claimed = [job.key for job in await scene.claim(3)]
+
+        assert claimed == [before.key, between.key, after.key]
+
     async def test_returned_job_has_its_old_place(self, scene: Scene) -> None:
         """A job that never started returns to where it was in the queue."""
         first, second = await scene.submit(), await scene.submit()

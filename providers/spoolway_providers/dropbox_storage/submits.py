@@ -105,7 +105,7 @@ class _Submit:
     def _refusal(self) -> ProviderError | None:
         tenure, draft = self._tenure, self._draft
         delayed = draft.not_before is not None and draft.not_before > tenure.clock()
-        if draft.priority or delayed:
+        if draft.priority or draft.round_robin or delayed:
             return Unsupported("a Dropbox account keeps no other order than first in, first out")
         waiting = tenure.index.waiting(draft.backend) + tenure.arriving[draft.backend]
         if draft.max_queued and waiting >= draft.max_queued:

@@ -13,7 +13,7 @@ from spoolway_providers.local.layout import Place
 from spoolway_providers.model import BlobRef, Draft, Job, JobKey, Policy, Reason, State
 from spoolway_providers.sqlite.documents import decode_job, decode_policy
 from spoolway_providers.sqlite.jobs import update
-from spoolway_providers.sqlite.submit import insert_jobs
+from spoolway_providers.sqlite.submit import head_rank, insert_jobs, next_round
 from spoolway_providers.sqlite.writer import Transaction, one_by_one
 
 __all__ = ["Following", "Found", "adopt", "follow", "is_taken"]
@@ -115,7 +115,11 @@ def _job_of(one: Found, transaction: Transaction, policy: Policy, ranked_at: dat
         not_before=record.due_at if is_delayed else None,
         expire_at=record.expire_at,
         max_run_time=record.max_run_time,
+        round_robin=policy.round_robin,
     )
+    turn = None
+    if draft.round_robin:
+        turn = next_round(transaction, draft, head_rank(transaction, draft.backend))
     job = rules.admit(
         draft,
         key=one.key,
@@ -123,6 +127,7 @@ def _job_of(one: Found, transaction: Transaction, policy: Policy, ranked_at: dat
         seq=transaction.next_change(),
         now=min(one.at, transaction.now),
         ranked_at=ranked_at,
+        turn=turn,
     )
     return _after(job, one.events, transaction.now, policy)
 

@@ -39,17 +39,21 @@ def new_job(
     file_id: str,
     floor: int,
     offset: int,
+    turn: int | None = None,
 ) -> tuple[Document, list[Document]]:
     """Filter and change of the upsert; sent again, it leaves the job as it is by then.
 
-    The content lies in the file `file_id`, or in the document if that is empty.
+    The content lies in the file `file_id`, or in the document if that is empty. `turn` is its rank, where
+    owners take turns.
     """
     waiting = _admitted(draft, key, ref, _NOMINAL)
     by_server = {
         "change": numbers.number(floor, offset),
         "seq": numbers.number(floor, offset),
         # Ranked at 1970, its rank is what its priority is worth.
-        "rank": {"$add": [numbers.ranking_ms(floor), waiting.rank]},
+        "rank": {"$add": [numbers.ranking_ms(floor), waiting.rank]}
+        if turn is None
+        else {"$literal": Int64(turn)},
         "requested_at": numbers.now(),
     }
     same = _same_either_way(draft, key, fingerprint, file_id)

@@ -42,6 +42,8 @@ INDEXES: dict[str, list[IndexModel]] = {
         _index("live", "principal", "spooler", where={"state": "LIVE"}, unique=True),
         _index("state", "state"),
     ],
+    # The last round of each owner on a backend on which owners take turns.
+    "rounds": [_index("backend", "backend", "round")],
     # The layout of GridFS, so that its tools can read the blobs.
     "blobs.chunks": [_index("files_id_1_n_1", "files_id", "n", unique=True)],
     "blobs.files": [

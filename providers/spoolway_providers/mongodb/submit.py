@@ -28,7 +28,7 @@ from spoolway_providers.model import (
     content_blob_id,
     new_object_id,
 )
-from spoolway_providers.mongodb import blobs
+from spoolway_providers.mongodb import blobs, rounds
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import INLINE_LIMIT, JOB_FIELDS, Document, job_of, key_of
 from spoolway_providers.mongodb.drafts import new_job
@@ -52,6 +52,8 @@ class _Entry(msgspec.Struct):
     fingerprint: str
     file_id: str = ""
     """The file in GridFS that is kept for its content."""
+    turn: int | None = None
+    """Its rank, where owners take turns."""
     answer: Answer | None = None
 
     @property
@@ -160,6 +162,7 @@ class Intake:
 
     async def _insert(self, entries: Sequence[_Entry]) -> dict[str, Document]:
         """Store the jobs; those that were stored, by id."""
+        await rounds.take_turns(self._connection, [e for e in entries if e.draft.round_robin])
         numbers = self._connection.numbers
         floor = numbers.take(len(entries))
         upserts = [
@@ -172,6 +175,7 @@ class Intake:
                 file_id=entry.file_id,
                 floor=floor,
                 offset=offset,
+                turn=entry.turn,
             )
             for offset, entry in enumerate(entries)
         ]

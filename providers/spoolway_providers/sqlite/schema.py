@@ -154,6 +154,14 @@ def _keep_public_keys(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE public_keys(kid TEXT PRIMARY KEY, document BLOB NOT NULL)")
 
 
+def _keep_rounds(connection: sqlite3.Connection) -> None:
+    """For backends on which owners take turns."""
+    connection.execute(
+        "CREATE TABLE rounds(backend TEXT NOT NULL, owner TEXT NOT NULL, round INTEGER NOT NULL,"
+        " PRIMARY KEY (backend, owner)) WITHOUT ROWID"
+    )
+
+
 _VERSION_1 = (
     """
     CREATE TABLE meta(
@@ -246,7 +254,12 @@ _VERSION_1 = (
     "CREATE TABLE probes(id TEXT PRIMARY KEY, revision INTEGER NOT NULL)",
 )
 
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _index_owners, _keep_public_keys)
+_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _create,
+    _index_owners,
+    _keep_public_keys,
+    _keep_rounds,
+)
 """The step at index n makes version n + 1 of version n."""
 
 SCHEMA_VERSION = len(_STEPS)

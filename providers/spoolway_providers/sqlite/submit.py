@@ -9,7 +9,7 @@ from spoolway_providers.sqlite.blobs import keep_blobs, keep_upload, too_large
 from spoolway_providers.sqlite.documents import JOB_VALUES, decode_job, job_values, to_microseconds
 from spoolway_providers.sqlite.writer import Operation, Transaction
 
-__all__ = ["insert_jobs", "submit", "submit_with"]
+__all__ = ["head_rank", "insert_jobs", "next_round", "submit", "submit_with"]
 
 _INSERT_JOB = f"""
     INSERT INTO jobs(seq, id, backend, owner, {", ".join(JOB_VALUES)})
@@ -54,6 +54,7 @@ class _Intake:
         self._requests: dict[tuple[str, str, str], tuple[str, Job]] = {}
         self._backends: dict[str, bool] = {}
         self._waiting: dict[str, int] = {}
+        self._heads: dict[str, int | None] = {}
 
     def take(self, draft: Draft) -> Answer:
         key = JobKey(draft.backend, self._new_id(self._transaction, draft))
@@ -71,6 +72,7 @@ class _Intake:
             seq=transaction.next_change(),
             now=transaction.now,
             ranked_at=self._ranked_at,
+            turn=self._next_round(draft) if draft.round_robin else None,
         )
         if isinstance(content, bytes):
             self._contents.append((ref.id, content))
@@ -81,6 +83,15 @@ class _Intake:
         self._jobs.append(job)
         transaction.note(job.seq, job)
         return job
+
+    def _next_round(self, draft: Draft) -> int:
+        # The first jobs of this batch are not in their table yet, so the head is looked up once.
+        if draft.backend not in self._heads:
+            self._heads[draft.backend] = head_rank(self._transaction, draft.backend)
+        turn = next_round(self._transaction, draft, self._heads[draft.backend])
+        if self._heads[draft.backend] is None and not draft.not_before:
+            self._heads[draft.backend] = turn
+        return turn
 
     def store(self) -> None:
         connection = self._transaction.connection
@@ -138,6 +149,36 @@ class _Intake:
                 (backend, limit),
             ).fetchone()[0]
         return self._waiting[backend]
+
+
+def head_rank(transaction: Transaction, backend: str) -> int | None:
+    """The rank of the first job in a queue; None if it is empty."""
+    row = transaction.connection.execute(
+        "SELECT rank FROM jobs WHERE backend = ? AND state = 'QUEUED' AND state IN ('QUEUED', 'HELD')"
+        " ORDER BY rank LIMIT 1",
+        (backend,),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def next_round(transaction: Transaction, draft: Draft, head: int | None) -> int:
+    """The round of a draft on a backend on which owners take turns; kept with the transaction."""
+    connection = transaction.connection
+    last, newest = connection.execute(
+        "SELECT (SELECT round FROM rounds WHERE backend = ?1 AND owner = ?2),"
+        " (SELECT max(round) FROM rounds WHERE backend = ?1)",
+        (draft.backend, draft.owner),
+    ).fetchone()
+    serving = newest if head is None else head
+    if serving is None:
+        serving = int(transaction.rank_time().timestamp() * 1000)
+    turn = rules.next_round(serving, last)
+    connection.execute(
+        "INSERT INTO rounds(backend, owner, round) VALUES (?, ?, ?)"
+        " ON CONFLICT (backend, owner) DO UPDATE SET round = excluded.round",
+        (draft.backend, draft.owner, turn),
+    )
+    return turn
 
 
 def insert_jobs(transaction: Transaction, jobs: Iterable[Job]) -> None:
