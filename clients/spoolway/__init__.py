@@ -1,6 +1,14 @@
 """Spoolway: submit jobs to laboratories' machines and simulators, or run them."""
 
-from spoolway.admin import AdminClient, Storage, StorageTest, StorageTestStep, SyncAdminClient
+from spoolway.admin import (
+    AdminClient,
+    SpoolerSession,
+    SpoolerState,
+    Storage,
+    StorageTest,
+    StorageTestStep,
+    SyncAdminClient,
+)
 from spoolway.backend import Backend, BackendPolicy, BackendStatus, PolicyChanges
 from spoolway.client import Job, JobClient
 from spoolway.errors import (
@@ -31,6 +39,7 @@ from spoolway.errors import (
     RetryLater,
     SessionReplacedError,
     SettingsError,
+    SpoolerRevokedError,
     SpoolwayError,
     StorageInactiveError,
     UnauthenticatedError,
@@ -99,6 +108,9 @@ __all__ = [
     "SessionReplacedError",
     "SettingsError",
     "Spooler",
+    "SpoolerRevokedError",
+    "SpoolerSession",
+    "SpoolerState",
     "SpoolwayError",
     "StateReason",
     "Storage",

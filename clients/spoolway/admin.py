@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Unpack
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from spoolway.backend import Backend, PolicyChanges, backend_from_proto, policy_to_proto
 from spoolway.blocking import SyncCaller, thread
@@ -16,7 +18,15 @@ from spoolway.v1 import storage_admin_pb2 as pb
 if TYPE_CHECKING:
     from spoolway.channel import AdminStub
 
-__all__ = ["AdminClient", "Storage", "StorageTest", "StorageTestStep", "SyncAdminClient"]
+__all__ = [
+    "AdminClient",
+    "SpoolerSession",
+    "SpoolerState",
+    "Storage",
+    "StorageTest",
+    "StorageTestStep",
+    "SyncAdminClient",
+]
 
 _LONGEST_PAGE = 1_000
 _TEST_S = 300.0
@@ -63,6 +73,55 @@ class StorageTest:
     """Whether all went well."""
     steps: tuple[StorageTestStep, ...]
     """In the order in which they ran."""
+
+
+class SpoolerState(StrEnum):
+    """How a spooler's session stands."""
+
+    LIVE = "LIVE"
+    """May be given jobs."""
+    REPLACED = "REPLACED"
+    """A newer instance has taken over; it keeps what it holds until it ends that, or falls silent."""
+    CLOSED = "CLOSED"
+    """Over for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolerSession:
+    """One session of a spooler: a stream, or a series of unary calls."""
+
+    session: str
+    """Its id."""
+    spooler_id: str
+    """Name of the spooler."""
+    instance_id: str
+    """Its process."""
+    principal: str
+    """Who it runs as."""
+    backends: tuple[str, ...]
+    """Short names of the backends whose jobs it runs."""
+    storages: tuple[str, ...]
+    """Short names of their storages."""
+    state: SpoolerState
+    """How it stands."""
+    reason: str
+    """Why it is not live, such as SPOOLER_REVOKED."""
+    has_stream: bool
+    """Whether it has a stream; else it makes unary calls."""
+    disconnected: bool
+    """Its stream has ended, and it has not come back yet for the jobs that it holds."""
+    connected_here: bool
+    """Whether its stream ends at the server that answered."""
+    open_time: datetime
+    """When it was opened."""
+    close_time: datetime | None
+    """When it was closed."""
+    last_beat_time: datetime | None
+    """Its last sign of life, as far as the server that answered knows; None for closed ones."""
+    jobs_in_hand: int
+    """Jobs that it holds."""
+    credit: dict[str, int]
+    """How many jobs it takes at once, by backend, "" for all together; only where connected_here."""
 
 
 class AdminClient(Caller):
@@ -150,6 +209,31 @@ class AdminClient(Caller):
         answer = await self._call(self._admin.FailHeldJob, pb.FailHeldJobRequest(name=name, message=message))
         return snapshot_from_proto(answer.job)
 
+    async def spoolers(self, backend: str | None = None, *, closed: bool = False) -> list[SpoolerSession]:
+        """Sessions of spoolers, of whichever server, by spooler_id.
+
+        Args:
+            backend: Only those that run jobs of this backend.
+            closed: Also those that were closed within a day.
+        """
+        found: list[SpoolerSession] = []
+        request = pb.ListSpoolersRequest(backend=backend or "", show_closed=closed, page_size=_LONGEST_PAGE)
+        while True:
+            page = await self._call(self._admin.ListSpoolers, request)
+            found += map(_spooler, page.spoolers)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def revoke_spooler(self, session: str) -> SpoolerSession:
+        """End a session and its instance for good; its jobs go back. Safe to repeat.
+
+        Args:
+            session: Id of a session, from `spoolers`.
+        """
+        request = pb.RevokeSpoolerRequest(session=session)
+        return _spooler((await self._call(self._admin.RevokeSpooler, request)).spooler)
+
     @property
     def _admin(self) -> "AdminStub":
         return self._connection().admin
@@ -206,6 +290,14 @@ class SyncAdminClient(SyncCaller):
         """End a held job; see AdminClient.fail_held_job."""
         return thread.run(self._client.fail_held_job(name, message))
 
+    def spoolers(self, backend: str | None = None, *, closed: bool = False) -> list[SpoolerSession]:
+        """Sessions of spoolers; see AdminClient.spoolers."""
+        return thread.run(self._client.spoolers(backend, closed=closed))
+
+    def revoke_spooler(self, session: str) -> SpoolerSession:
+        """End a session and its instance for good; see AdminClient.revoke_spooler."""
+        return thread.run(self._client.revoke_spooler(session))
+
 
 def _storage(message: pb.Storage) -> Storage:
     return Storage(
@@ -218,6 +310,34 @@ def _storage(message: pb.Storage) -> Storage:
         serving=message.health.serving,
         message=message.health.message,
     )
+
+
+def _spooler(message: pb.Spooler) -> SpoolerSession:
+    return SpoolerSession(
+        session=message.session,
+        spooler_id=message.spooler_id,
+        instance_id=message.instance_id,
+        principal=message.principal,
+        backends=tuple(message.backends),
+        storages=tuple(message.storages),
+        state=SpoolerState(pb.SpoolerState.Name(message.state).removeprefix("SPOOLER_STATE_")),
+        reason=message.reason,
+        has_stream=message.has_stream,
+        disconnected=message.disconnected,
+        connected_here=message.connected_here,
+        open_time=message.open_time.ToDatetime(tzinfo=UTC),
+        close_time=_time(message, "close_time"),
+        last_beat_time=_time(message, "last_beat_time"),
+        jobs_in_hand=message.jobs_in_hand,
+        credit=dict(message.credit),
+    )
+
+
+def _time(message: pb.Spooler, field: Literal["close_time", "last_beat_time"]) -> datetime | None:
+    if not message.HasField(field):
+        return None
+    time: Timestamp = getattr(message, field)
+    return time.ToDatetime(tzinfo=UTC)
 
 
 def _step(message: pb.TestStep) -> StorageTestStep:

@@ -63,6 +63,8 @@ _ADMIN_SAFE_TO_REPEAT = (
     "SetBackendPolicy",
     "PauseBackend",
     "ResumeBackend",
+    "ListSpoolers",
+    "RevokeSpooler",
 )
 _SERVICE = "spoolway.v1.JobService"
 _ADMIN_SERVICE = "spoolway.v1.StorageAdmin"

@@ -12,6 +12,7 @@ SpoolwayError
 │   ├── ResultNotReadyError
 │   ├── LeaseSupersededError
 │   ├── StorageInactiveError
+│   ├── SpoolerRevokedError   an operator has ended this instance of the spooler
 │   └── JobEndedError         the job ended without a result; carries its snapshot
 │       ├── JobFailedError
 │       ├── JobCancelledError
@@ -69,6 +70,7 @@ __all__ = [
     "RetryLater",
     "SessionReplacedError",
     "SettingsError",
+    "SpoolerRevokedError",
     "SpoolwayError",
     "StorageInactiveError",
     "UnauthenticatedError",
@@ -194,6 +196,10 @@ class EtagMismatchError(AbortedError):
     """The document has changed since it was read; read it again and decide anew."""
 
 
+class SpoolerRevokedError(FailedPreconditionError):
+    """An operator has ended this instance of the spooler; started anew it is another one, and welcome."""
+
+
 class SessionReplacedError(AbortedError):
     """A newer instance of this spooler has taken over; run one instance per spooler_id."""
 
@@ -294,6 +300,7 @@ CLASS_OF_REASON: dict[str, type[SpoolwayError]] = {
     "JOB_EXPIRED": JobExpiredError,
     "ETAG_MISMATCH": EtagMismatchError,
     "SESSION_REPLACED": SessionReplacedError,
+    "SPOOLER_REVOKED": SpoolerRevokedError,
     "QUEUE_FULL": QueueFullError,
     "CONTENT_TOO_LARGE": ContentTooLargeError,
     "UPLOAD_TOO_LARGE": ContentTooLargeError,

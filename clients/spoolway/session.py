@@ -230,7 +230,7 @@ class Session:
         self._check_finished()
 
     def replaced(self) -> None:
-        """A newer instance has taken over: start nothing, finish what runs."""
+        """This instance may not come back: start nothing, finish what runs."""
         self._is_draining = True
         self._give_back_unstarted("the spooler was replaced")
         self._check_finished()

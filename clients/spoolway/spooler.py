@@ -179,6 +179,7 @@ class Spooler:
 
         Raises:
             SessionReplacedError: a newer instance of this spooler_id has taken over.
+            SpoolerRevokedError: an operator has ended this instance.
             InvalidArgumentError, PermissionDeniedError, UnauthenticatedError: refused three times in a row
                 before the server first took this spooler: a config, a name or the token is wrong. Everything
                 else is tried again, for ever, with a back-off of up to 15 s.

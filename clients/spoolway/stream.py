@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spoolway.channel import Connection
-from spoolway.errors import InternalError, SessionReplacedError, SpoolwayError, UnavailableError
+from spoolway.errors import (
+    InternalError,
+    SessionReplacedError,
+    SpoolerRevokedError,
+    SpoolwayError,
+    UnavailableError,
+)
 from spoolway.session import Session
 from spoolway.timing import Timing
 from spoolway.v1 import job_service_pb2 as pb
@@ -18,7 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamEnd", "WorkStream"]
 
-_REPLACED = "SESSION_REPLACED"
+_FINAL: dict[str, tuple[type[SpoolwayError], str]] = {
+    "SESSION_REPLACED": (
+        SessionReplacedError,
+        "a newer instance of this spooler has taken over: run one process per spooler_id, "
+        "or give each its own",
+    ),
+    "SPOOLER_REVOKED": (
+        SpoolerRevokedError,
+        "an operator has ended this instance of the spooler; once that is settled start it anew",
+    ),
+}
+"""What ends a spooler, by the reason that the server gives."""
 
 _log = logging.getLogger("spoolway.spooler")
 
@@ -35,10 +52,14 @@ class StreamEnd:
     """How long it lived after welcome; None: never welcomed."""
 
     @property
-    def is_replaced(self) -> bool:
-        """Whether a newer instance of this spooler has taken over."""
-        said = self.goaway is not None and self.goaway.reason == _REPLACED
-        return said or isinstance(self.error, SessionReplacedError)
+    def final(self) -> SpoolwayError | None:
+        """Why this instance may not come back; None: it may."""
+        said = (self.goaway.reason if self.goaway else "", self.error.reason or "" if self.error else "")
+        reason = next((reason for reason in said if reason in _FINAL), None)
+        if reason is None:
+            return None
+        error_class, message = _FINAL[reason]
+        return error_class(message, reason)
 
     def __str__(self) -> str:
         """For the log."""

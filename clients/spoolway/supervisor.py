@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from spoolway.channel import Connection
 from spoolway.delivery import Delivery
@@ -11,7 +12,6 @@ from spoolway.errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
-    SessionReplacedError,
     SpoolwayError,
     UnauthenticatedError,
     UnknownError,
@@ -79,6 +79,7 @@ class Supervisor:
 
         Raises:
             SessionReplacedError: a newer instance of this spooler has taken over.
+            SpoolerRevokedError: an operator has ended this instance.
             InvalidArgumentError, PermissionDeniedError, UnauthenticatedError: refused at the start.
         """
         work = asyncio.create_task(self._work())
@@ -103,8 +104,8 @@ class Supervisor:
             end = await self._stream()
             if self.session.finished.is_set():
                 return
-            if end.is_replaced:
-                await self._finish_replaced()
+            if end.final is not None:
+                await self._finish_for_good(end.final)
             self._note_mistake(end)
             if isinstance(end.error, NotFoundError):
                 await self._register()
@@ -176,18 +177,14 @@ class Supervisor:
             async with asyncio.timeout(wait_s):
                 await self.session.finished.wait()
 
-    async def _finish_replaced(self) -> None:
+    async def _finish_for_good(self, why: SpoolwayError) -> NoReturn:
         """Finish the jobs in hand and deliver them by unary calls: their leases may still be good."""
-        _log.error("a newer instance of this spooler has taken over; finishing what runs, then ending")
+        _log.error("%s; finishing what runs, then ending", why.message)
         self.session.replaced()
         while not self.session.finished.is_set():
             await self._delivery.deliver_all()
             await self._pause(self._timing.unary_poll_s)
-        raise SessionReplacedError(
-            "a newer instance of this spooler has taken over: run one process per spooler_id, "
-            "or give each its own",
-            "SESSION_REPLACED",
-        )
+        raise why
 
 
 async def _cancel(*tasks: "asyncio.Task[object]") -> None:

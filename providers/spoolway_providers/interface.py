@@ -159,6 +159,7 @@ class SessionView(msgspec.Struct, frozen=True):
 
     session: Session
     leases: int
+    closed_at: datetime | None = None
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -311,7 +312,8 @@ class Provider(ABC):
         """Store a new LIVE session; what it superseded (`rules.supersede`) is returned in its new state.
 
         At most one session is LIVE for a (principal, spooler_id). Raises Conflict(current) if there is a
-        session of this id already.
+        session of this id already, and SessionClosed(SPOOLER_REVOKED), with nothing superseded, if a session
+        that is still known bars it (`rules.bars`).
         """
 
     @abstractmethod
@@ -331,8 +333,11 @@ class Provider(ABC):
         """
 
     @abstractmethod
-    async def sessions(self) -> list[SessionView]:
-        """All sessions that are LIVE or REPLACED."""
+    async def sessions(self, *, closed: bool = False) -> list[SessionView]:
+        """All sessions that are LIVE or REPLACED; with `closed` also those CLOSED within RETENTION.
+
+        A storage that keeps no sessions on a disk may have forgotten closed ones earlier.
+        """
 
     # Backends
 

@@ -484,6 +484,8 @@ class MemoryProvider(Provider):
         """See the interface."""
         if session.id in self._sessions:
             raise Conflict(f"there is a session {session.id!r} already", self._sessions[session.id])
+        if any(rules.bars(old, session) for old in self._sessions.values()):
+            raise SessionClosed(rules.SPOOLER_REVOKED)
         superseded = [
             rules.supersede(old, session, predecessor_dead=predecessor_dead)
             for old in self._sessions.values()
@@ -519,12 +521,16 @@ class MemoryProvider(Provider):
         self._put_session(msgspec.structs.replace(session, state=SessionState.CLOSED, reason=reason))
         return True
 
-    async def sessions(self) -> list[SessionView]:
+    async def sessions(self, *, closed: bool = False) -> list[SessionView]:
         """See the interface."""
         return [
-            SessionView(session, sum(1 for _ in self._matches(Query(session=session.id))))
+            SessionView(
+                session,
+                sum(1 for _ in self._matches(Query(session=session.id))),
+                self._closed_at.get(session.id),
+            )
             for session in self._sessions.values()
-            if session.state is not SessionState.CLOSED
+            if closed or session.state is not SessionState.CLOSED
         ]
 
     # Backends

@@ -258,6 +258,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: SessionState = SessionState.LIVE
     detached: bool = False
     """Its stream has ended: a newer instance need not wait for its leases."""
+    has_stream: bool = True
+    """Whether it says so when it ends; one of unary calls alone just falls silent."""
     reason: str = ""
 
 

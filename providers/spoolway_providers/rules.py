@@ -28,6 +28,7 @@ from spoolway_providers.model import (
 )
 
 __all__ = [
+    "SPOOLER_REVOKED",
     "Accept",
     "Cancel",
     "Cancelled",
@@ -52,6 +53,7 @@ __all__ = [
     "Unhold",
     "Withdraw",
     "admit",
+    "bars",
     "decide",
     "lost_timeout",
     "next_round",
@@ -320,6 +322,20 @@ def lost_timeout(job: Job, policy: Policy) -> timedelta:
     if policy.lost_timeout is not None:
         return policy.lost_timeout
     return NO_RETRY_LOST_TIMEOUT if job.max_attempts == 1 else timedelta(0)
+
+
+SPOOLER_REVOKED = "SPOOLER_REVOKED"
+"""Reason of a session that an operator has ended."""
+
+
+def bars(old: Session, new: Session) -> bool:
+    """Whether `new` may not be opened because of `old`: an operator has revoked this very instance."""
+    return (
+        old.state is SessionState.CLOSED
+        and old.reason == SPOOLER_REVOKED
+        and (old.principal, old.spooler_id, old.instance_id)
+        == (new.principal, new.spooler_id, new.instance_id)
+    )
 
 
 def supersede(old: Session, new: Session, *, predecessor_dead: bool) -> Session:

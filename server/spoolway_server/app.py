@@ -25,6 +25,7 @@ from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.metrics import Metrics, measured
 from spoolway_server.policies import Policies
+from spoolway_server.roster import Roster
 from spoolway_server.scraping import MetricsPort
 from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
@@ -110,6 +111,7 @@ class SpoolwayServer:
             jobs=jobs,
             backends=backends,
             policies=Policies(self.storages),
+            roster=Roster(self.storages, self.spoolers),
             authenticator=authenticator,
         )
         self._health = _Health()

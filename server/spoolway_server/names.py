@@ -16,6 +16,7 @@ __all__ = [
     "lease_token",
     "parse_job_name",
     "resource_id",
+    "session_id",
     "storage_name",
 ]
 
@@ -74,6 +75,13 @@ def lease_token(value: str, *, field: str = "lease_token") -> str:
     """A lease token."""
     if not _LEASE_TOKEN.fullmatch(value):
         raise _invalid("LEASE_TOKEN_INVALID", field, "a lease token is 32 lower-case hex digits")
+    return value
+
+
+def session_id(value: str, *, field: str = "session") -> str:
+    """The id of a spooler's session."""
+    if not _LEASE_TOKEN.fullmatch(value):
+        raise _invalid("SESSION_ID_INVALID", field, "a session's id is 32 lower-case hex digits")
     return value
 
 

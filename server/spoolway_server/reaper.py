@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from spoolway_providers.errors import ProviderError
+from spoolway_providers.errors import ProviderError, SessionClosed
 from spoolway_providers.interface import Query, SessionView
 from spoolway_providers.model import Job, State
 from spoolway_providers.rules import Due, SessionGone, Withdraw
 from spoolway_server.leases import Update
+from spoolway_server.sessions import Session, ending
 
 if TYPE_CHECKING:
     from spoolway_server.storage import Storage
@@ -30,7 +31,8 @@ ORPHAN_PATIENCE_S = 2.0
 CLAIM_PATIENCE_S = 10.0
 """A job seen CLAIMED by one token for so long is withdrawn, whoever claimed it."""
 IDLE_SESSION_LIMIT = timedelta(minutes=25)
-"""A session that holds nothing renews each 10 minutes; one silent for so long is a ghost."""
+"""A stream that holds nothing renews each 10 minutes; one silent for so long is a ghost. Its end is
+told, where its server lives; a session of unary calls just falls silent, so it renews as if it held a job."""
 STALL_S = 5.0
 """A look that comes so much too late says that this process slept: what it saw before does not count."""
 BATCH = 500
@@ -102,7 +104,9 @@ class Reaper:
         # Policies that other processes have changed count here within a look.
         await self._storage.backends()
         await self._apply_due()
+        mine = list(self._storage.leases.sessions.values())
         views = await self._provider.sessions()
+        await self._end_closed({view.session.id for view in views if view.session.state == "LIVE"}, mine)
         await self._close_silent(views)
         await self._sweep_orphans()
         await self._withdraw_unaccepted({view.session.id for view in views if view.session.detached})
@@ -134,10 +138,20 @@ class Reaper:
             if len(page.jobs) < BATCH:
                 return
 
+    async def _end_closed(self, live: Container[str], mine: Iterable[Session]) -> None:
+        """Tell streams of this process whose sessions others have ended."""
+        for session in mine:
+            if session.id not in live and not session.closed:
+                try:
+                    await self._provider.renew(session.id, 0)
+                except SessionClosed as error:
+                    session.end(ending(error.reason))
+
     async def _close_silent(self, views: list[SessionView]) -> None:
         for view in views:
             session = view.session
-            limit = session.silence_limit if view.leases else IDLE_SESSION_LIMIT
+            renews_while_idle = view.leases or not session.has_stream
+            limit = session.silence_limit if renews_while_idle else IDLE_SESSION_LIMIT
             # Leases that come and go restart the count: only an unbroken silence in work counts.
             what = (session.beat, bool(view.leases))
             if self._unchanged_for(("session", session.id), what) < limit.total_seconds():
@@ -198,6 +212,11 @@ class Reaper:
             self._seen[subject] = _Seen(what, now)
             return 0.0
         return now - seen.since
+
+    def session_seen_at(self, session_id: str) -> float | None:
+        """When, by the monotonic clock, this process saw the session change; None: not seen yet."""
+        seen = self._seen.get(("session", session_id))
+        return seen.since if seen else None
 
     def _forget(self, kind: str, present: set[str]) -> None:
         for subject in [s for s in self._seen if s[0] == kind and s[1] not in present]:

@@ -1,7 +1,7 @@
 """A spooler's session as this process sees it: what it holds, what it wants, and where messages to it go."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,12 +9,13 @@ import msgspec
 
 from spoolway_providers.interface import Claimed
 from spoolway_providers.model import Job, JobKey, Reason, State
+from spoolway_providers.rules import SPOOLER_REVOKED
 from spoolway_server.clock import Clock
 
 if TYPE_CHECKING:
     from spoolway_server.storage import Storage
 
-__all__ = ["Held", "Mailbox", "Session"]
+__all__ = ["Held", "Mailbox", "Session", "ending"]
 
 FIRST_PENALTY_S = 10.0
 LONGEST_PENALTY_S = 300.0
@@ -90,6 +91,8 @@ class Session:
         self.draining = False
         self.worked_since_renewal = False
         self.on_credit: Callable[[], None] = lambda: None
+        self.heard_at = clock.monotonic()
+        """When its stream last brought a message."""
         self._clock = clock
         self._credit: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
@@ -109,6 +112,15 @@ class Session:
         """The latest number counts; an empty backend is the session as a whole."""
         self._credit[backend] = outstanding
         self.credit_freed()
+
+    @property
+    def credit(self) -> Mapping[str, int]:
+        """How many jobs it has said that it takes, by backend; an empty one is the session as a whole."""
+        return self._credit
+
+    def hear(self) -> None:
+        """It has given a sign of life."""
+        self.heard_at = self._clock.monotonic()
 
     def free(self, backend: str) -> int:
         """How many more jobs of `backend` it takes now."""
@@ -211,3 +223,8 @@ class Session:
         if not self.closed:
             self.closed = True
             self.mailbox.end(reason)
+
+
+def ending(reason: str) -> str:
+    """What a spooler is told of a session that is not live any more for this reason."""
+    return reason if reason in {"SESSION_REPLACED", SPOOLER_REVOKED} else "SESSION_CLOSED"

@@ -12,12 +12,12 @@ from spoolway_providers.errors import NotFound, ProviderError, SessionClosed, Un
 from spoolway_providers.interface import Query
 from spoolway_providers.model import ACTIVE_STATES, JobKey, SessionState, State, new_token
 from spoolway_providers.model import Session as StoredSession
-from spoolway_providers.rules import Resume, SessionGone, Withdraw
+from spoolway_providers.rules import SPOOLER_REVOKED, Resume, SessionGone, Withdraw
 from spoolway_server.auth import Principal
 from spoolway_server.clock import Clock
 from spoolway_server.errors import ServiceError, draining
 from spoolway_server.leases import Update
-from spoolway_server.sessions import Mailbox, Session
+from spoolway_server.sessions import Mailbox, Session, ending
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 
@@ -57,6 +57,7 @@ class Opened(msgspec.Struct):
     """A session just opened, and what became of the jobs that the spooler held."""
 
     session: Session
+    stored: StoredSession
     lease_ttl: timedelta
     kept: list[HeldJob]
     revoked: list[tuple[HeldJob, str]]
@@ -122,6 +123,7 @@ class Spoolers:
             backends=tuple(backends),
             opened_at=self.clock.now(),
             silence_limit=max(policy.lease_ttl + policy.resume_grace for policy in policies),
+            has_stream=has_stream,
         )
         session = self._session(
             stored,
@@ -131,7 +133,7 @@ class Spoolers:
             has_stream=has_stream,
             max_content_bytes=max_content_bytes,
         )
-        opened = Opened(session, min(policy.lease_ttl for policy in policies), [], [])
+        opened = Opened(session, stored, min(policy.lease_ttl for policy in policies), [], [])
         try:
             for storage in session.storages:
                 storage.require_usable()
@@ -140,6 +142,9 @@ class Spoolers:
                     storage.leases.sessions[session.id] = session
                 await self._take_over(storage, opened, held)
                 await self._end_predecessors(storage, superseded, instance_id)
+        except SessionClosed as error:
+            self.leave(session)
+            raise _revoked(spooler_id) from error
         except BaseException:
             self.leave(session)
             raise
@@ -235,25 +240,31 @@ class Spoolers:
                 same = old.instance_id == instance_id
                 local.end("SESSION_CLOSED" if same else "SESSION_REPLACED")
             if old.state is SessionState.CLOSED:
-                await self._return_at_once(storage, old, instance_id)
+                # The same process lives and does not have what it did not accept: that never reached it.
+                await self.take_back(storage, old, never_reached=old.instance_id == instance_id)
 
     @staticmethod
-    async def _return_at_once(storage: Storage, old: StoredSession, instance_id: str) -> None:
-        """What a closed predecessor held and nobody has taken over goes back now."""
+    async def take_back(storage: Storage, old: StoredSession, *, never_reached: bool) -> int:
+        """What a closed session held and nobody has taken over goes back now; returns how many jobs.
+
+        With `never_reached` what it had not accepted is surely not what ended it.
+        """
         page = await storage.provider.find(Query(session=old.id, limit=MAX_HELD))
         updates: list[Update] = []
         for job in page.jobs:
             holder = job.holder
             if holder is None:
                 continue
-            if old.instance_id == instance_id and job.state is State.CLAIMED:
-                # The same process lives and does not have it: the assignment never reached it.
-                event: Withdraw | SessionGone = Withdraw(holder.token, "not in hello.held")
+            if never_reached and job.state is State.CLAIMED:
+                event: Withdraw | SessionGone = Withdraw(
+                    holder.token, "not accepted before its session ended"
+                )
             else:
                 event = SessionGone(old.id, old.reason)
             updates.append(Update(job.key, event, known=job))
         if updates:
             await storage.leases.apply(updates)
+        return len(updates)
 
     # Renewal
 
@@ -287,7 +298,7 @@ class Spoolers:
                 await self._renew_in(storage, session, beat)
                 renewed_at[storage.name] = now
         except SessionClosed as error:
-            session.end("SESSION_REPLACED" if error.reason == "SESSION_REPLACED" else "SESSION_CLOSED")
+            session.end(ending(error.reason))
             raise
         except ProviderError:
             session.worked_since_renewal = True
@@ -377,3 +388,13 @@ class Spoolers:
                     await self._gone.wait()
         except TimeoutError:
             _log.warning("streams still open", sessions=len(self.sessions))
+
+
+def _revoked(spooler_id: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        SPOOLER_REVOKED,
+        f"an operator has ended this instance of {spooler_id}; once that is settled start the spooler anew: "
+        "that is another instance",
+        field="instance_id",
+    )

@@ -1,5 +1,6 @@
 """AdminClient and its blocking twin against a real server."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -11,10 +12,13 @@ from spoolway import (
     InvalidArgumentError,
     JobClient,
     NotFoundError,
+    Spooler,
+    SpoolerRevokedError,
     SyncAdminClient,
 )
 from spoolway.testing import serving, serving_in_thread
 from spoolway.v1 import job_service_pb2 as pb
+from tests.clients.spooling import echo
 
 
 async def register(address: str, name: str = "echo") -> None:
@@ -83,6 +87,27 @@ async def test_mistakes_are_errors_of_the_package(admin: AdminClient) -> None:
     assert [one.field for one in wrong.value.violations] == ["policy.max_attempts"]
 
 
+async def test_spoolers_are_listed_and_revoked(address: str, admin: AdminClient) -> None:
+    """A spooler is seen at work; revoked, it ends with an error that says so, and its session is closed."""
+    spooler = Spooler("lab-1", backend="echo", config={}, run=echo, address=address, user="robot")
+    running = asyncio.create_task(spooler.serve())
+    async with asyncio.timeout(20):
+        while not (listed := await admin.spoolers("echo")):  # noqa: ASYNC110 - no watch
+            await asyncio.sleep(0.02)
+    assert await admin.spoolers("echo2") == []
+
+    revoked = await admin.revoke_spooler(listed[0].session)
+
+    assert (listed[0].spooler_id, listed[0].state, listed[0].principal) == ("lab-1", "LIVE", "robot")
+    assert listed[0].last_beat_time is not None
+    assert (revoked.state, revoked.reason) == ("CLOSED", "SPOOLER_REVOKED")
+    with pytest.raises(SpoolerRevokedError, match="an operator has ended"):
+        async with asyncio.timeout(20):
+            await running
+    assert await admin.spoolers() == []
+    assert [one.session for one in await admin.spoolers(closed=True)] == [revoked.session]
+
+
 def test_the_blocking_twin_does_the_same() -> None:
     """A script makes the calls of operators without a word of asyncio."""
     with serving_in_thread() as address, SyncAdminClient(address, user="ada") as admin:
@@ -93,3 +118,6 @@ def test_the_blocking_twin_does_the_same() -> None:
             admin.resume_backend("lamp")
         with pytest.raises(NotFoundError):
             admin.set_backend_policy("lamp", max_queued=1)
+        assert admin.spoolers() == []
+        with pytest.raises(NotFoundError):
+            admin.revoke_spooler("0" * 32)

@@ -17,6 +17,7 @@ from spoolway import (
     SessionReplacedError,
     SettingsError,
     Spooler,
+    SpoolerRevokedError,
     SpoolwayError,
     UnauthenticatedError,
 )
@@ -568,6 +569,21 @@ async def test_a_replaced_spooler_delivers_what_it_had_in_hand(server: FakeServe
 
     [complete] = server.requests["CompleteJob"]
     assert (complete.lease_token, complete.result) == (token("1"), b'{"a":1}')
+    assert server.stream_count == 1
+
+
+@pytest.mark.parametrize("told_by", ["goaway", "status"])
+async def test_a_revoked_spooler_ends_and_does_not_come_back(server: FakeServer, told_by: str) -> None:
+    """What an operator has ended says so and stops, whichever way it is told."""
+    async with at_work(make_spooler(server, echo)) as task:
+        stream = await server.next_stream()
+        if told_by == "goaway":
+            stream.goaway("SPOOLER_REVOKED")
+        else:
+            stream.close(Refusal(grpc.StatusCode.FAILED_PRECONDITION, "revoked", "SPOOLER_REVOKED"))
+        with pytest.raises(SpoolerRevokedError, match="start it anew"):
+            await ended(task)
+
     assert server.stream_count == 1
 
 

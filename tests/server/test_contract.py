@@ -27,8 +27,6 @@ MISSING = {
             "CheckStorage",
             "GetStorageStats",
             "PurgeBackend",
-            "ListSpoolers",
-            "RevokeSpooler",
             "CreateToken",
             "ListTokens",
             "RevokeToken",

@@ -2149,8 +2149,9 @@ class Goaway(_message.Message):
     RECONNECT_AFTER_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why: DRAINING (reconnect, perhaps to another server), SESSION_REPLACED (a newer instance has taken over: do
-    not reconnect), SESSION_CLOSED (reconnect with held), BACKEND_CHANGED (reconnect), STORAGE_UNAVAILABLE
-    (reconnect with back-off), CONNECTION_AGE (reconnect, so that streams spread over the servers there are).
+    not reconnect), SPOOLER_REVOKED (an operator has ended it: do not reconnect), SESSION_CLOSED (reconnect with
+    held), BACKEND_CHANGED (reconnect), STORAGE_UNAVAILABLE (reconnect with back-off), CONNECTION_AGE (reconnect,
+    so that streams spread over the servers there are).
     """
     @_builtins.property
     def reconnect_after(self) -> _duration_pb2.Duration:

@@ -323,7 +323,8 @@ class JobServiceServicer(object):
         has drained, or soon after goaway, whose reason says why. A stream that breaks loses nothing: reconnect,
         list in hello.held what is in hand, and send again what was not confirmed.
 
-        Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered).
+        Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered), FAILED_PRECONDITION
+        (SPOOLER_REVOKED: an operator has ended this instance; start the spooler anew, once that is right).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -107,7 +107,8 @@ class JobServiceStub:
     has drained, or soon after goaway, whose reason says why. A stream that breaks loses nothing: reconnect,
     list in hello.held what is in hand, and send again what was not confirmed.
 
-    Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered).
+    Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered), FAILED_PRECONDITION
+    (SPOOLER_REVOKED: an operator has ended this instance; start the spooler anew, once that is right).
     """
     NextJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.NextJobRequest, _job_service_pb2.NextJobResponse]
     """One job by unary call, for the simplest spooler. Waits up to wait_timeout; no job is no error. The job
@@ -220,7 +221,8 @@ class JobServiceAsyncStub(JobServiceStub):
     has drained, or soon after goaway, whose reason says why. A stream that breaks loses nothing: reconnect,
     list in hello.held what is in hand, and send again what was not confirmed.
 
-    Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered).
+    Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered), FAILED_PRECONDITION
+    (SPOOLER_REVOKED: an operator has ended this instance; start the spooler anew, once that is right).
     """
     NextJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.NextJobRequest, _job_service_pb2.NextJobResponse]  # type: ignore[assignment]
     """One job by unary call, for the simplest spooler. Waits up to wait_timeout; no job is no error. The job
@@ -438,7 +440,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         has drained, or soon after goaway, whose reason says why. A stream that breaks loses nothing: reconnect,
         list in hello.held what is in hand, and send again what was not confirmed.
 
-        Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered).
+        Errors: INVALID_ARGUMENT (hello missing or wrong), NOT_FOUND (backend not registered), FAILED_PRECONDITION
+        (SPOOLER_REVOKED: an operator has ended this instance; start the spooler anew, once that is right).
         """
 
     @_abc_1.abstractmethod

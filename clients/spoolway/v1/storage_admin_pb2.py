@@ -24,66 +24,83 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from spoolway.v1 import job_pb2 as spoolway_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspoolway/v1/storage_admin.proto\x12\x0bspoolway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x15spoolway/v1/job.proto\"\x9d\x01\n\x07Storage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x11\n\tread_only\x18\x06 \x01(\x08\x12*\n\x06health\x18\x07 \x01(\x0b\x32\x1a.spoolway.v1.StorageHealth\"1\n\rStorageHealth\x12\x0f\n\x07serving\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x13ListStoragesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListStoragesResponse\x12&\n\x08storages\x18\x01 \x03(\x0b\x32\x14.spoolway.v1.Storage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetStorageResponse\x12%\n\x07storage\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Storage\"\"\n\x12TestStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13TestStorageResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.spoolway.v1.TestStep\x12\x0e\n\x06passed\x18\x02 \x01(\x08\"e\n\x08TestStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"\x1a\n\x18ListProviderTypesRequest\"E\n\x19ListProviderTypesResponse\x12(\n\x05types\x18\x01 \x03(\x0b\x32\x19.spoolway.v1.ProviderType\"u\n\x0cProviderType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0clogin_fields\x18\x03 \x03(\x0b\x32\x17.spoolway.v1.LoginField\x12\x13\n\x0bunavailable\x18\x04 \x01(\t\"Q\n\nLoginField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06secret\x18\x04 \x01(\x08\"\x92\x01\n\x17SetBackendPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spoolway.v1.BackendPolicy\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"A\n\x18SetBackendPolicyResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"#\n\x13PauseBackendRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14PauseBackendResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"$\n\x14ResumeBackendRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x15ResumeBackendResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"\x1e\n\x0eHoldJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x0fHoldJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.spoolway.v1.Job\" \n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x11ResumeJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.spoolway.v1.Job\"3\n\x12\x46\x61ilHeldJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"4\n\x13\x46\x61ilHeldJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.spoolway.v1.Job2\xda\x06\n\x0cStorageAdmin\x12S\n\x0cListStorages\x12 .spoolway.v1.ListStoragesRequest\x1a!.spoolway.v1.ListStoragesResponse\x12M\n\nGetStorage\x12\x1e.spoolway.v1.GetStorageRequest\x1a\x1f.spoolway.v1.GetStorageResponse\x12P\n\x0bTestStorage\x12\x1f.spoolway.v1.TestStorageRequest\x1a .spoolway.v1.TestStorageResponse\x12\x62\n\x11ListProviderTypes\x12%.spoolway.v1.ListProviderTypesRequest\x1a&.spoolway.v1.ListProviderTypesResponse\x12_\n\x10SetBackendPolicy\x12$.spoolway.v1.SetBackendPolicyRequest\x1a%.spoolway.v1.SetBackendPolicyResponse\x12S\n\x0cPauseBackend\x12 .spoolway.v1.PauseBackendRequest\x1a!.spoolway.v1.PauseBackendResponse\x12V\n\rResumeBackend\x12!.spoolway.v1.ResumeBackendRequest\x1a\".spoolway.v1.ResumeBackendResponse\x12\x44\n\x07HoldJob\x12\x1b.spoolway.v1.HoldJobRequest\x1a\x1c.spoolway.v1.HoldJobResponse\x12J\n\tResumeJob\x12\x1d.spoolway.v1.ResumeJobRequest\x1a\x1e.spoolway.v1.ResumeJobResponse\x12P\n\x0b\x46\x61ilHeldJob\x12\x1f.spoolway.v1.FailHeldJobRequest\x1a .spoolway.v1.FailHeldJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fspoolway/v1/storage_admin.proto\x12\x0bspoolway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15spoolway/v1/job.proto\"\x9d\x01\n\x07Storage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x12\n\nis_default\x18\x05 \x01(\x08\x12\x11\n\tread_only\x18\x06 \x01(\x08\x12*\n\x06health\x18\x07 \x01(\x0b\x32\x1a.spoolway.v1.StorageHealth\"1\n\rStorageHealth\x12\x0f\n\x07serving\x18\x01 \x01(\x08\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x13ListStoragesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListStoragesResponse\x12&\n\x08storages\x18\x01 \x03(\x0b\x32\x14.spoolway.v1.Storage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetStorageResponse\x12%\n\x07storage\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Storage\"\"\n\x12TestStorageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"K\n\x13TestStorageResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.spoolway.v1.TestStep\x12\x0e\n\x06passed\x18\x02 \x01(\x08\"e\n\x08TestStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\"\x1a\n\x18ListProviderTypesRequest\"E\n\x19ListProviderTypesResponse\x12(\n\x05types\x18\x01 \x03(\x0b\x32\x19.spoolway.v1.ProviderType\"u\n\x0cProviderType\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0clogin_fields\x18\x03 \x03(\x0b\x32\x17.spoolway.v1.LoginField\x12\x13\n\x0bunavailable\x18\x04 \x01(\t\"Q\n\nLoginField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0e\n\x06secret\x18\x04 \x01(\x08\"\x92\x01\n\x17SetBackendPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x06policy\x18\x02 \x01(\x0b\x32\x1a.spoolway.v1.BackendPolicy\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"A\n\x18SetBackendPolicyResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"#\n\x13PauseBackendRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x14PauseBackendResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"$\n\x14ResumeBackendRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x15ResumeBackendResponse\x12%\n\x07\x62\x61\x63kend\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Backend\"\x1e\n\x0eHoldJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x0fHoldJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.spoolway.v1.Job\" \n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x11ResumeJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.spoolway.v1.Job\"3\n\x12\x46\x61ilHeldJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"4\n\x13\x46\x61ilHeldJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.spoolway.v1.Job\"b\n\x13ListSpoolersRequest\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x13\n\x0bshow_closed\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"u\n\x14ListSpoolersResponse\x12&\n\x08spoolers\x18\x01 \x03(\x0b\x32\x14.spoolway.v1.Spooler\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1c\n\x14unreachable_storages\x18\x03 \x03(\t\"\x80\x04\n\x07Spooler\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x12\n\nspooler_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x10\n\x08\x62\x61\x63kends\x18\x05 \x03(\t\x12\x10\n\x08storages\x18\x06 \x03(\t\x12(\n\x05state\x18\x07 \x01(\x0e\x32\x19.spoolway.v1.SpoolerState\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x12\n\nhas_stream\x18\t \x01(\x08\x12\x14\n\x0c\x64isconnected\x18\n \x01(\x08\x12\x16\n\x0e\x63onnected_here\x18\x0b \x01(\x08\x12-\n\topen_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nclose_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_beat_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cjobs_in_hand\x18\x0f \x01(\x05\x12\x30\n\x06\x63redit\x18\x10 \x03(\x0b\x32 .spoolway.v1.Spooler.CreditEntry\x1a-\n\x0b\x43reditEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\'\n\x14RevokeSpoolerRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"W\n\x15RevokeSpoolerResponse\x12%\n\x07spooler\x18\x01 \x01(\x0b\x32\x14.spoolway.v1.Spooler\x12\x17\n\x0fjobs_taken_back\x18\x02 \x01(\x05*{\n\x0cSpoolerState\x12\x1d\n\x19SPOOLER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SPOOLER_STATE_LIVE\x10\x01\x12\x1a\n\x16SPOOLER_STATE_REPLACED\x10\x02\x12\x18\n\x14SPOOLER_STATE_CLOSED\x10\x03\x32\x87\x08\n\x0cStorageAdmin\x12S\n\x0cListStorages\x12 .spoolway.v1.ListStoragesRequest\x1a!.spoolway.v1.ListStoragesResponse\x12M\n\nGetStorage\x12\x1e.spoolway.v1.GetStorageRequest\x1a\x1f.spoolway.v1.GetStorageResponse\x12P\n\x0bTestStorage\x12\x1f.spoolway.v1.TestStorageRequest\x1a .spoolway.v1.TestStorageResponse\x12\x62\n\x11ListProviderTypes\x12%.spoolway.v1.ListProviderTypesRequest\x1a&.spoolway.v1.ListProviderTypesResponse\x12_\n\x10SetBackendPolicy\x12$.spoolway.v1.SetBackendPolicyRequest\x1a%.spoolway.v1.SetBackendPolicyResponse\x12S\n\x0cPauseBackend\x12 .spoolway.v1.PauseBackendRequest\x1a!.spoolway.v1.PauseBackendResponse\x12V\n\rResumeBackend\x12!.spoolway.v1.ResumeBackendRequest\x1a\".spoolway.v1.ResumeBackendResponse\x12\x44\n\x07HoldJob\x12\x1b.spoolway.v1.HoldJobRequest\x1a\x1c.spoolway.v1.HoldJobResponse\x12J\n\tResumeJob\x12\x1d.spoolway.v1.ResumeJobRequest\x1a\x1e.spoolway.v1.ResumeJobResponse\x12P\n\x0b\x46\x61ilHeldJob\x12\x1f.spoolway.v1.FailHeldJobRequest\x1a .spoolway.v1.FailHeldJobResponse\x12S\n\x0cListSpoolers\x12 .spoolway.v1.ListSpoolersRequest\x1a!.spoolway.v1.ListSpoolersResponse\x12V\n\rRevokeSpooler\x12!.spoolway.v1.RevokeSpoolerRequest\x1a\".spoolway.v1.RevokeSpoolerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spoolway.v1.storage_admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STORAGE']._serialized_start=138
-  _globals['_STORAGE']._serialized_end=295
-  _globals['_STORAGEHEALTH']._serialized_start=297
-  _globals['_STORAGEHEALTH']._serialized_end=346
-  _globals['_LISTSTORAGESREQUEST']._serialized_start=348
-  _globals['_LISTSTORAGESREQUEST']._serialized_end=408
-  _globals['_LISTSTORAGESRESPONSE']._serialized_start=410
-  _globals['_LISTSTORAGESRESPONSE']._serialized_end=497
-  _globals['_GETSTORAGEREQUEST']._serialized_start=499
-  _globals['_GETSTORAGEREQUEST']._serialized_end=532
-  _globals['_GETSTORAGERESPONSE']._serialized_start=534
-  _globals['_GETSTORAGERESPONSE']._serialized_end=593
-  _globals['_TESTSTORAGEREQUEST']._serialized_start=595
-  _globals['_TESTSTORAGEREQUEST']._serialized_end=629
-  _globals['_TESTSTORAGERESPONSE']._serialized_start=631
-  _globals['_TESTSTORAGERESPONSE']._serialized_end=706
-  _globals['_TESTSTEP']._serialized_start=708
-  _globals['_TESTSTEP']._serialized_end=809
-  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_start=811
-  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_end=837
-  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_start=839
-  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_end=908
-  _globals['_PROVIDERTYPE']._serialized_start=910
-  _globals['_PROVIDERTYPE']._serialized_end=1027
-  _globals['_LOGINFIELD']._serialized_start=1029
-  _globals['_LOGINFIELD']._serialized_end=1110
-  _globals['_SETBACKENDPOLICYREQUEST']._serialized_start=1113
-  _globals['_SETBACKENDPOLICYREQUEST']._serialized_end=1259
-  _globals['_SETBACKENDPOLICYRESPONSE']._serialized_start=1261
-  _globals['_SETBACKENDPOLICYRESPONSE']._serialized_end=1326
-  _globals['_PAUSEBACKENDREQUEST']._serialized_start=1328
-  _globals['_PAUSEBACKENDREQUEST']._serialized_end=1363
-  _globals['_PAUSEBACKENDRESPONSE']._serialized_start=1365
-  _globals['_PAUSEBACKENDRESPONSE']._serialized_end=1426
-  _globals['_RESUMEBACKENDREQUEST']._serialized_start=1428
-  _globals['_RESUMEBACKENDREQUEST']._serialized_end=1464
-  _globals['_RESUMEBACKENDRESPONSE']._serialized_start=1466
-  _globals['_RESUMEBACKENDRESPONSE']._serialized_end=1528
-  _globals['_HOLDJOBREQUEST']._serialized_start=1530
-  _globals['_HOLDJOBREQUEST']._serialized_end=1560
-  _globals['_HOLDJOBRESPONSE']._serialized_start=1562
-  _globals['_HOLDJOBRESPONSE']._serialized_end=1610
-  _globals['_RESUMEJOBREQUEST']._serialized_start=1612
-  _globals['_RESUMEJOBREQUEST']._serialized_end=1644
-  _globals['_RESUMEJOBRESPONSE']._serialized_start=1646
-  _globals['_RESUMEJOBRESPONSE']._serialized_end=1696
-  _globals['_FAILHELDJOBREQUEST']._serialized_start=1698
-  _globals['_FAILHELDJOBREQUEST']._serialized_end=1749
-  _globals['_FAILHELDJOBRESPONSE']._serialized_start=1751
-  _globals['_FAILHELDJOBRESPONSE']._serialized_end=1803
-  _globals['_STORAGEADMIN']._serialized_start=1806
-  _globals['_STORAGEADMIN']._serialized_end=2664
+  _globals['_SPOOLER_CREDITENTRY']._loaded_options = None
+  _globals['_SPOOLER_CREDITENTRY']._serialized_options = b'8\001'
+  _globals['_SPOOLERSTATE']._serialized_start=2702
+  _globals['_SPOOLERSTATE']._serialized_end=2825
+  _globals['_STORAGE']._serialized_start=171
+  _globals['_STORAGE']._serialized_end=328
+  _globals['_STORAGEHEALTH']._serialized_start=330
+  _globals['_STORAGEHEALTH']._serialized_end=379
+  _globals['_LISTSTORAGESREQUEST']._serialized_start=381
+  _globals['_LISTSTORAGESREQUEST']._serialized_end=441
+  _globals['_LISTSTORAGESRESPONSE']._serialized_start=443
+  _globals['_LISTSTORAGESRESPONSE']._serialized_end=530
+  _globals['_GETSTORAGEREQUEST']._serialized_start=532
+  _globals['_GETSTORAGEREQUEST']._serialized_end=565
+  _globals['_GETSTORAGERESPONSE']._serialized_start=567
+  _globals['_GETSTORAGERESPONSE']._serialized_end=626
+  _globals['_TESTSTORAGEREQUEST']._serialized_start=628
+  _globals['_TESTSTORAGEREQUEST']._serialized_end=662
+  _globals['_TESTSTORAGERESPONSE']._serialized_start=664
+  _globals['_TESTSTORAGERESPONSE']._serialized_end=739
+  _globals['_TESTSTEP']._serialized_start=741
+  _globals['_TESTSTEP']._serialized_end=842
+  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_start=844
+  _globals['_LISTPROVIDERTYPESREQUEST']._serialized_end=870
+  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_start=872
+  _globals['_LISTPROVIDERTYPESRESPONSE']._serialized_end=941
+  _globals['_PROVIDERTYPE']._serialized_start=943
+  _globals['_PROVIDERTYPE']._serialized_end=1060
+  _globals['_LOGINFIELD']._serialized_start=1062
+  _globals['_LOGINFIELD']._serialized_end=1143
+  _globals['_SETBACKENDPOLICYREQUEST']._serialized_start=1146
+  _globals['_SETBACKENDPOLICYREQUEST']._serialized_end=1292
+  _globals['_SETBACKENDPOLICYRESPONSE']._serialized_start=1294
+  _globals['_SETBACKENDPOLICYRESPONSE']._serialized_end=1359
+  _globals['_PAUSEBACKENDREQUEST']._serialized_start=1361
+  _globals['_PAUSEBACKENDREQUEST']._serialized_end=1396
+  _globals['_PAUSEBACKENDRESPONSE']._serialized_start=1398
+  _globals['_PAUSEBACKENDRESPONSE']._serialized_end=1459
+  _globals['_RESUMEBACKENDREQUEST']._serialized_start=1461
+  _globals['_RESUMEBACKENDREQUEST']._serialized_end=1497
+  _globals['_RESUMEBACKENDRESPONSE']._serialized_start=1499
+  _globals['_RESUMEBACKENDRESPONSE']._serialized_end=1561
+  _globals['_HOLDJOBREQUEST']._serialized_start=1563
+  _globals['_HOLDJOBREQUEST']._serialized_end=1593
+  _globals['_HOLDJOBRESPONSE']._serialized_start=1595
+  _globals['_HOLDJOBRESPONSE']._serialized_end=1643
+  _globals['_RESUMEJOBREQUEST']._serialized_start=1645
+  _globals['_RESUMEJOBREQUEST']._serialized_end=1677
+  _globals['_RESUMEJOBRESPONSE']._serialized_start=1679
+  _globals['_RESUMEJOBRESPONSE']._serialized_end=1729
+  _globals['_FAILHELDJOBREQUEST']._serialized_start=1731
+  _globals['_FAILHELDJOBREQUEST']._serialized_end=1782
+  _globals['_FAILHELDJOBRESPONSE']._serialized_start=1784
+  _globals['_FAILHELDJOBRESPONSE']._serialized_end=1836
+  _globals['_LISTSPOOLERSREQUEST']._serialized_start=1838
+  _globals['_LISTSPOOLERSREQUEST']._serialized_end=1936
+  _globals['_LISTSPOOLERSRESPONSE']._serialized_start=1938
+  _globals['_LISTSPOOLERSRESPONSE']._serialized_end=2055
+  _globals['_SPOOLER']._serialized_start=2058
+  _globals['_SPOOLER']._serialized_end=2570
+  _globals['_SPOOLER_CREDITENTRY']._serialized_start=2525
+  _globals['_SPOOLER_CREDITENTRY']._serialized_end=2570
+  _globals['_REVOKESPOOLERREQUEST']._serialized_start=2572
+  _globals['_REVOKESPOOLERREQUEST']._serialized_end=2611
+  _globals['_REVOKESPOOLERRESPONSE']._serialized_start=2613
+  _globals['_REVOKESPOOLERRESPONSE']._serialized_end=2700
+  _globals['_STORAGEADMIN']._serialized_start=2828
+  _globals['_STORAGEADMIN']._serialized_end=3859
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,9 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from spoolway.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +22,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SpoolerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpoolerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpoolerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPOOLER_STATE_UNSPECIFIED: _SpoolerState.ValueType  # 0
+    """Never sent."""
+    SPOOLER_STATE_LIVE: _SpoolerState.ValueType  # 1
+    """May be given jobs."""
+    SPOOLER_STATE_REPLACED: _SpoolerState.ValueType  # 2
+    """A newer instance has taken over; keeps what it holds until it ends that, or falls silent."""
+    SPOOLER_STATE_CLOSED: _SpoolerState.ValueType  # 3
+    """Over for good."""
+
+class SpoolerState(_SpoolerState, metaclass=_SpoolerStateEnumTypeWrapper):
+    """How a spooler's session stands."""
+
+SPOOLER_STATE_UNSPECIFIED: SpoolerState.ValueType  # 0
+"""Never sent."""
+SPOOLER_STATE_LIVE: SpoolerState.ValueType  # 1
+"""May be given jobs."""
+SPOOLER_STATE_REPLACED: SpoolerState.ValueType  # 2
+"""A newer instance has taken over; keeps what it holds until it ends that, or falls silent."""
+SPOOLER_STATE_CLOSED: SpoolerState.ValueType  # 3
+"""Over for good."""
+Global___SpoolerState: _TypeAlias = SpoolerState  # noqa: Y015
 
 @_typing.final
 class Storage(_message.Message):
@@ -690,3 +720,237 @@ class FailHeldJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FailHeldJobResponse: _TypeAlias = FailHeldJobResponse  # noqa: Y015
+
+@_typing.final
+class ListSpoolersRequest(_message.Message):
+    """Request of ListSpoolers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    SHOW_CLOSED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """Only those that run jobs of this backend, by its short name or backends/{backend}; empty: all."""
+    show_closed: _builtins.bool
+    """Also sessions that were closed within a day."""
+    page_size: _builtins.int
+    """0 is 50; above 1,000 is 1,000."""
+    page_token: _builtins.str
+    """From the page before; bound to the same filter."""
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        show_closed: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "page_size", b"page_size", "page_token", b"page_token", "show_closed", b"show_closed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSpoolersRequest: _TypeAlias = ListSpoolersRequest  # noqa: Y015
+
+@_typing.final
+class ListSpoolersResponse(_message.Message):
+    """Response of ListSpoolers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPOOLERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_STORAGES_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty at the end."""
+    @_builtins.property
+    def spoolers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Spooler]:
+        """By spooler_id, then in no promised order."""
+
+    @_builtins.property
+    def unreachable_storages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Storages that did not answer, whose sessions are therefore missing."""
+
+    def __init__(
+        self,
+        *,
+        spoolers: _abc.Iterable[Global___Spooler] | None = ...,
+        next_page_token: _builtins.str = ...,
+        unreachable_storages: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "spoolers", b"spoolers", "unreachable_storages", b"unreachable_storages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSpoolersResponse: _TypeAlias = ListSpoolersResponse  # noqa: Y015
+
+@_typing.final
+class Spooler(_message.Message):
+    """One session of a spooler. Each stream is a session, and so is each series of unary calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CreditEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    SPOOLER_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    STORAGES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    HAS_STREAM_FIELD_NUMBER: _builtins.int
+    DISCONNECTED_FIELD_NUMBER: _builtins.int
+    CONNECTED_HERE_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_BEAT_TIME_FIELD_NUMBER: _builtins.int
+    JOBS_IN_HAND_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """Id of the session."""
+    spooler_id: _builtins.str
+    """Name of the spooler."""
+    instance_id: _builtins.str
+    """Its process."""
+    principal: _builtins.str
+    """Who it runs as."""
+    state: Global___SpoolerState.ValueType
+    """How it stands."""
+    reason: _builtins.str
+    """Why it is not live: SPOOLER_REVOKED, SPOOLER_SILENT, STREAM_ENDED, SESSION_REPLACED, SESSION_RESUMED."""
+    has_stream: _builtins.bool
+    """Whether it has a stream; else it makes unary calls."""
+    disconnected: _builtins.bool
+    """Its stream has ended, and it has not come back yet for the jobs that it holds."""
+    connected_here: _builtins.bool
+    """Whether its stream ends at the server that answers."""
+    jobs_in_hand: _builtins.int
+    """Jobs that it holds."""
+    @_builtins.property
+    def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Short names of the backends whose jobs it runs."""
+
+    @_builtins.property
+    def storages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Short names of their storages."""
+
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    @_builtins.property
+    def close_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was closed; unset before."""
+
+    @_builtins.property
+    def last_beat_time(self) -> _timestamp_pb2.Timestamp:
+        """Its last sign of life, as far as the server that answers knows: of a stream of its own the last message, of
+        others when it saw the session change, which an idle one does each 10 minutes. Unset for closed ones.
+        """
+
+    @_builtins.property
+    def credit(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many jobs it takes at once, by backend, "" for all together. Only where connected_here."""
+
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        spooler_id: _builtins.str = ...,
+        instance_id: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        backends: _abc.Iterable[_builtins.str] | None = ...,
+        storages: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___SpoolerState.ValueType = ...,
+        reason: _builtins.str = ...,
+        has_stream: _builtins.bool = ...,
+        disconnected: _builtins.bool = ...,
+        connected_here: _builtins.bool = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        close_time: _timestamp_pb2.Timestamp | None = ...,
+        last_beat_time: _timestamp_pb2.Timestamp | None = ...,
+        jobs_in_hand: _builtins.int = ...,
+        credit: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "last_beat_time", b"last_beat_time", "open_time", b"open_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "close_time", b"close_time", "connected_here", b"connected_here", "credit", b"credit", "disconnected", b"disconnected", "has_stream", b"has_stream", "instance_id", b"instance_id", "jobs_in_hand", b"jobs_in_hand", "last_beat_time", b"last_beat_time", "open_time", b"open_time", "principal", b"principal", "reason", b"reason", "session", b"session", "spooler_id", b"spooler_id", "state", b"state", "storages", b"storages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spooler: _TypeAlias = Spooler  # noqa: Y015
+
+@_typing.final
+class RevokeSpoolerRequest(_message.Message):
+    """Request of RevokeSpooler."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """Id of a session, from ListSpoolers. It stands for its instance: a session that this has opened since ends too."""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSpoolerRequest: _TypeAlias = RevokeSpoolerRequest  # noqa: Y015
+
+@_typing.final
+class RevokeSpoolerResponse(_message.Message):
+    """Response of RevokeSpooler."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPOOLER_FIELD_NUMBER: _builtins.int
+    JOBS_TAKEN_BACK_FIELD_NUMBER: _builtins.int
+    jobs_taken_back: _builtins.int
+    """Jobs that were taken back from it."""
+    @_builtins.property
+    def spooler(self) -> Global___Spooler:
+        """The session as it is now."""
+
+    def __init__(
+        self,
+        *,
+        spooler: Global___Spooler | None = ...,
+        jobs_taken_back: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spooler", b"spooler"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_taken_back", b"jobs_taken_back", "spooler", b"spooler"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSpoolerResponse: _TypeAlias = RevokeSpoolerResponse  # noqa: Y015

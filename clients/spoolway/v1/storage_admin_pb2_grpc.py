@@ -85,6 +85,16 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.FromString,
                 _registered_method=True)
+        self.ListSpoolers = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ListSpoolers',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListSpoolersRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListSpoolersResponse.FromString,
+                _registered_method=True)
+        self.RevokeSpooler = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/RevokeSpooler',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerResponse.FromString,
+                _registered_method=True)
 
 
 class StorageAdminServicer(object):
@@ -171,6 +181,27 @@ class StorageAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSpoolers(self, request, context):
+        """The sessions of spoolers, of whichever server: those that are open, on request also those closed within a
+        day. A session that lies in several storages is listed once. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSpooler(self, request, context):
+        """Ends a spooler's session for good: it is given no more jobs, on no server, from the answer on; what it holds
+        goes back by the rules for a lost spooler; its stream ends with goaway SPOOLER_REVOKED, at once on this
+        server, within 15 s on others. The same instance is refused with SPOOLER_REVOKED for a day; started anew the
+        spooler is another instance, and welcome. Revoking it again changes nothing.
+
+        Errors: NOT_FOUND (SPOOLER_NOT_FOUND), FAILED_PRECONDITION (SESSION_CLOSED: it is over already, and its
+        instance has no other), UNAVAILABLE (a storage did not take it; repeat).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorageAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -223,6 +254,16 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     servicer.FailHeldJob,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.SerializeToString,
+            ),
+            'ListSpoolers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSpoolers,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListSpoolersRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListSpoolersResponse.SerializeToString,
+            ),
+            'RevokeSpooler': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSpooler,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -496,6 +537,60 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/FailHeldJob',
             spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSpoolers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ListSpoolers',
+            spoolway_dot_v1_dot_storage__admin__pb2.ListSpoolersRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ListSpoolersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSpooler(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/RevokeSpooler',
+            spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerResponse.FromString,
             options,
             channel_credentials,
             insecure,

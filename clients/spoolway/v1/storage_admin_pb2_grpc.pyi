@@ -68,6 +68,19 @@ class StorageAdminStub:
     """
     FailHeldJob: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.FailHeldJobRequest, _storage_admin_pb2.FailHeldJobResponse]
     """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
+    ListSpoolers: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListSpoolersRequest, _storage_admin_pb2.ListSpoolersResponse]
+    """The sessions of spoolers, of whichever server: those that are open, on request also those closed within a
+    day. A session that lies in several storages is listed once. Safe to repeat.
+    """
+    RevokeSpooler: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.RevokeSpoolerRequest, _storage_admin_pb2.RevokeSpoolerResponse]
+    """Ends a spooler's session for good: it is given no more jobs, on no server, from the answer on; what it holds
+    goes back by the rules for a lost spooler; its stream ends with goaway SPOOLER_REVOKED, at once on this
+    server, within 15 s on others. The same instance is refused with SPOOLER_REVOKED for a day; started anew the
+    spooler is another instance, and welcome. Revoking it again changes nothing.
+
+    Errors: NOT_FOUND (SPOOLER_NOT_FOUND), FAILED_PRECONDITION (SESSION_CLOSED: it is over already, and its
+    instance has no other), UNAVAILABLE (a storage did not take it; repeat).
+    """
 
 @_typing.type_check_only
 class StorageAdminAsyncStub(StorageAdminStub):
@@ -109,6 +122,19 @@ class StorageAdminAsyncStub(StorageAdminStub):
     """
     FailHeldJob: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.FailHeldJobRequest, _storage_admin_pb2.FailHeldJobResponse]  # type: ignore[assignment]
     """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
+    ListSpoolers: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListSpoolersRequest, _storage_admin_pb2.ListSpoolersResponse]  # type: ignore[assignment]
+    """The sessions of spoolers, of whichever server: those that are open, on request also those closed within a
+    day. A session that lies in several storages is listed once. Safe to repeat.
+    """
+    RevokeSpooler: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.RevokeSpoolerRequest, _storage_admin_pb2.RevokeSpoolerResponse]  # type: ignore[assignment]
+    """Ends a spooler's session for good: it is given no more jobs, on no server, from the answer on; what it holds
+    goes back by the rules for a lost spooler; its stream ends with goaway SPOOLER_REVOKED, at once on this
+    server, within 15 s on others. The same instance is refused with SPOOLER_REVOKED for a day; started anew the
+    spooler is another instance, and welcome. Revoking it again changes nothing.
+
+    Errors: NOT_FOUND (SPOOLER_NOT_FOUND), FAILED_PRECONDITION (SESSION_CLOSED: it is over already, and its
+    instance has no other), UNAVAILABLE (a storage did not take it; repeat).
+    """
 
 class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
     """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
@@ -207,5 +233,30 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_storage_admin_pb2.FailHeldJobResponse, _abc.Awaitable[_storage_admin_pb2.FailHeldJobResponse]]:
         """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
+
+    @_abc_1.abstractmethod
+    def ListSpoolers(
+        self,
+        request: _storage_admin_pb2.ListSpoolersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ListSpoolersResponse, _abc.Awaitable[_storage_admin_pb2.ListSpoolersResponse]]:
+        """The sessions of spoolers, of whichever server: those that are open, on request also those closed within a
+        day. A session that lies in several storages is listed once. Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSpooler(
+        self,
+        request: _storage_admin_pb2.RevokeSpoolerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.RevokeSpoolerResponse, _abc.Awaitable[_storage_admin_pb2.RevokeSpoolerResponse]]:
+        """Ends a spooler's session for good: it is given no more jobs, on no server, from the answer on; what it holds
+        goes back by the rules for a lost spooler; its stream ends with goaway SPOOLER_REVOKED, at once on this
+        server, within 15 s on others. The same instance is refused with SPOOLER_REVOKED for a day; started anew the
+        spooler is another instance, and welcome. Revoking it again changes nothing.
+
+        Errors: NOT_FOUND (SPOOLER_NOT_FOUND), FAILED_PRECONDITION (SESSION_CLOSED: it is over already, and its
+        instance has no other), UNAVAILABLE (a storage did not take it; repeat).
+        """
 
 def add_StorageAdminServicer_to_server(servicer: StorageAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

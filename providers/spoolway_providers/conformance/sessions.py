@@ -6,6 +6,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from spoolway_providers import rules
 from spoolway_providers.conformance.scene import Base, Scene, session, token_of
 from spoolway_providers.errors import SessionClosed
 from spoolway_providers.interface import LeaseView, SessionView
@@ -128,6 +129,45 @@ class SessionConformance(Base):
         assert not await scene.provider.close_session(scene.session_id, None, "SECOND")
         assert not await scene.provider.close_session("unknown", None, "LOST")
         await self._assert_closed(scene, scene.session_id, "FIRST")
+
+    async def test_closed_sessions_are_known_for_a_while(self, scene: Scene) -> None:
+        """Whoever asks for closed sessions too gets them, with their reason and time, till they are swept."""
+        await scene.provider.open_session(session("other", spooler="other"))
+        await scene.provider.close_session("other", None, "LOST")
+
+        views = {view.session.id: view for view in await scene.provider.sessions(closed=True)}
+
+        assert views.keys() == {"other", scene.session_id}
+        closed = views["other"]
+        assert (closed.session.state, closed.session.reason, closed.leases) == (
+            SessionState.CLOSED,
+            "LOST",
+            0,
+        )
+        assert closed.closed_at is not None
+        assert closed.closed_at.tzinfo is not None
+        assert views[scene.session_id].closed_at is None
+
+    async def test_revoked_instance_can_not_come_back(self, scene: Scene) -> None:
+        """What an operator has revoked opens no session; another instance or spooler does."""
+        await scene.provider.open_session(session("bad", spooler="x", instance="1"))
+        await scene.provider.close_session("bad", None, rules.SPOOLER_REVOKED)
+        await scene.provider.open_session(session("good", spooler="x", instance="2"))
+
+        with pytest.raises(SessionClosed) as caught:
+            await scene.provider.open_session(session("again", spooler="x", instance="1"))
+
+        assert caught.value.reason == rules.SPOOLER_REVOKED
+        assert await self._open_ids(scene) == {"good", scene.session_id}
+        await scene.provider.open_session(session("y", spooler="y", instance="1"))
+        await scene.provider.open_session(session("z", spooler="x", instance="1", principal="elsewhere"))
+
+    async def test_session_without_stream_is_known_as_such(self, scene: Scene) -> None:
+        """Whether a session has a stream is kept: it decides how long it may be silent."""
+        unary = replace(session("unary", spooler="unary"), has_stream=False)
+        await scene.provider.open_session(unary)
+
+        assert SessionView(unary, 0) in await scene.provider.sessions()
 
     async def test_unknown_session_can_not_be_renewed(self, scene: Scene) -> None:
         """A session that the storage does not know is as good as closed."""

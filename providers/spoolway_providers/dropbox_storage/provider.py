@@ -288,12 +288,12 @@ class DropboxProvider(Provider):
         """See the interface."""
         return self._at_work().tenure.sessions.close(session_id, beat, reason)
 
-    async def sessions(self) -> list[SessionView]:
-        """See the interface."""
+    async def sessions(self, *, closed: bool = False) -> list[SessionView]:
+        """See the interface; closed ones of an earlier owner are not known."""
         tenure = self._at_work().tenure
         return [
-            SessionView(session, len(tenure.index.held_by(session.id)))
-            for session in tenure.sessions.open_ones()
+            SessionView(session, len(tenure.index.held_by(session.id)), closed_at)
+            for session, closed_at in tenure.sessions.all(closed=closed)
         ]
 
     # Backends

@@ -48,6 +48,8 @@ class Sessions:
         """See the interface."""
         if session.id in self._sessions:
             raise Conflict(f"there is a session {session.id!r} already", self._sessions[session.id])
+        if any(rules.bars(old, session) for old in self._sessions.values()):
+            raise SessionClosed(rules.SPOOLER_REVOKED)
         superseded = [
             rules.supersede(old, session, predecessor_dead=predecessor_dead)
             for old in self._sessions.values()
@@ -77,9 +79,13 @@ class Sessions:
         self._put(replace(session, state=SessionState.CLOSED, reason=reason))
         return True
 
-    def open_ones(self) -> list[Session]:
-        """All that are not closed."""
-        return [one for one in self._sessions.values() if one.state is not SessionState.CLOSED]
+    def all(self, *, closed: bool) -> list[tuple[Session, datetime | None]]:
+        """All sessions, closed ones only if asked for, and when they were closed."""
+        return [
+            (one, self._closed_at.get(one.id))
+            for one in self._sessions.values()
+            if closed or one.state is not SessionState.CLOSED
+        ]
 
     def sweep(self, before: datetime) -> None:
         """Forget those that were closed before a time."""

@@ -204,9 +204,9 @@ class MongoProvider(Provider):
         """See the interface."""
         return await sessions.close_session(self._connection, session_id, beat, reason)
 
-    async def sessions(self) -> list[SessionView]:
+    async def sessions(self, *, closed: bool = False) -> list[SessionView]:
         """See the interface."""
-        return await sessions.sessions(self._connection)
+        return await sessions.sessions(self._connection, closed=closed)
 
     # Backends
 

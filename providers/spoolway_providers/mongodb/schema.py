@@ -8,6 +8,7 @@ from pymongo import ASCENDING, IndexModel
 from spoolway_providers.errors import Corrupt
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document
+from spoolway_providers.rules import SPOOLER_REVOKED
 
 __all__ = ["INDEXES", "SCHEMA_VERSION", "prepare"]
 
@@ -41,6 +42,8 @@ INDEXES: dict[str, list[IndexModel]] = {
         # At most one live session a spooler.
         _index("live", "principal", "spooler", where={"state": "LIVE"}, unique=True),
         _index("state", "state"),
+        # Instances that may not come back.
+        _index("revoked", "principal", "spooler", where={"reason": SPOOLER_REVOKED}),
     ],
     # The last round of each owner on a backend on which owners take turns.
     "rounds": [_index("backend", "backend", "round")],

@@ -32,14 +32,39 @@ async def open_session(connection: Connection, new: Session, *, predecessor_dead
     superseded: list[Session] = []
     for _ in range(_MOST_TRIES):
         try:
+            # Before anything is ended, and again once it is stored: both may have happened at once.
+            await _refuse_revoked(connection, new)
             await _supersede(connection, new, superseded, predecessor_dead=predecessor_dead)
             if await _insert(connection, new):
+                await _leave_if_revoked(connection, new)
                 return superseded
         except Unavailable as error:
             if superseded:
                 raise Uncertain(f"the session before was ended, but: {error}") from error
             raise
     raise Unavailable(f"spooler {new.spooler_id} opens sessions all the time; try again")
+
+
+async def _refuse_revoked(connection: Connection, new: Session) -> None:
+    query = {
+        "principal": new.principal,
+        "spooler": new.spooler_id,
+        "reason": rules.SPOOLER_REVOKED,
+        "state": _CLOSED,
+        "session.instance_id": new.instance_id,
+    }
+    with connection.reading():
+        found = await connection.newest("sessions").find_one(query, {"_id": 1})
+    if found is not None:
+        raise SessionClosed(rules.SPOOLER_REVOKED)
+
+
+async def _leave_if_revoked(connection: Connection, new: Session) -> None:
+    try:
+        await _refuse_revoked(connection, new)
+    except SessionClosed:
+        await close_session(connection, new.id, None, rules.SPOOLER_REVOKED)
+        raise
 
 
 async def _supersede(
@@ -128,10 +153,11 @@ async def close_session(connection: Connection, session_id: str, beat: int | Non
     return closed is not None
 
 
-async def sessions(connection: Connection) -> list[SessionView]:
-    """All sessions that are not closed, and how many jobs each holds."""
+async def sessions(connection: Connection, *, closed: bool) -> list[SessionView]:
+    """All sessions, closed ones only if asked for, and how many jobs each holds."""
+    states = [_LIVE, SessionState.REPLACED.value, *([_CLOSED] if closed else [])]
     stages: list[Document] = [
-        {"$match": {"state": {"$in": [_LIVE, SessionState.REPLACED.value]}}},
+        {"$match": {"state": {"$in": states}}},
         {"$sort": {"_id": 1}},
         {
             "$lookup": {
@@ -145,4 +171,7 @@ async def sessions(connection: Connection) -> list[SessionView]:
     ]
     with connection.reading():
         found = await (await connection["sessions"].aggregate(stages)).to_list()
-    return [SessionView(session_of(document), len(document["held"])) for document in found]
+    return [
+        SessionView(session_of(document), len(document["held"]), document.get("closed_at"))
+        for document in found
+    ]

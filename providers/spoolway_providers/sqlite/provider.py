@@ -176,9 +176,9 @@ class SqliteProvider(Provider):
         """See the interface."""
         return await self._engine.write(_close_session, sessions.Closing(session_id, beat, reason))
 
-    async def sessions(self) -> list[SessionView]:
+    async def sessions(self, *, closed: bool = False) -> list[SessionView]:
         """See the interface."""
-        return await self._engine.read(sessions.sessions, None)
+        return await self._engine.read(sessions.sessions, closed)
 
     # Backends
 

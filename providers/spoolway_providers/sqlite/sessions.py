@@ -11,6 +11,7 @@ from spoolway_providers.model import Session, SessionState
 from spoolway_providers.sqlite.documents import (
     SESSION_COLUMNS,
     decode_job,
+    from_microseconds,
     session_of,
     to_microseconds,
     to_text,
@@ -49,6 +50,7 @@ def open_session(transaction: Transaction, opening: Opening) -> list[Session]:
     known = _find(transaction.connection, new.id)
     if known is not None:
         raise Conflict(f"there is a session {new.id!r} already", known)
+    _refuse_revoked(transaction.connection, new)
     rows = transaction.connection.execute(
         f"SELECT {SESSION_COLUMNS} FROM sessions"  # noqa: S608
         " WHERE principal = ? AND spooler_id = ? AND state = 'LIVE' ORDER BY rowid",
@@ -65,6 +67,16 @@ def open_session(transaction: Transaction, opening: Opening) -> list[Session]:
         (new.id, new.principal, new.spooler_id, new.beat, new.detached, to_text(new)),
     )
     return superseded
+
+
+def _refuse_revoked(connection: sqlite3.Connection, new: Session) -> None:
+    rows = connection.execute(
+        f"SELECT {SESSION_COLUMNS} FROM sessions"  # noqa: S608
+        " WHERE principal = ? AND spooler_id = ? AND reason = ?",
+        (new.principal, new.spooler_id, rules.SPOOLER_REVOKED),
+    )
+    if any(rules.bars(session_of(row), new) for row in rows):
+        raise SessionClosed(rules.SPOOLER_REVOKED)
 
 
 def _find(connection: sqlite3.Connection, session_id: str) -> Session | None:
@@ -114,10 +126,14 @@ def close_session(transaction: Transaction, closing: Closing) -> bool:
     return closed == 1
 
 
-def sessions(connection: sqlite3.Connection, _: None) -> list[SessionView]:
-    """All sessions that are not closed, and how many jobs each holds."""
+def sessions(connection: sqlite3.Connection, closed: bool) -> list[SessionView]:
+    """All sessions, closed ones only if asked for, and how many jobs each holds."""
+    which = "" if closed else " WHERE state <> 'CLOSED'"
     rows = connection.execute(
-        f"SELECT (SELECT count(*) FROM jobs WHERE jobs.session = sessions.id), {SESSION_COLUMNS}"  # noqa: S608
-        " FROM sessions WHERE state <> 'CLOSED' ORDER BY rowid"
+        "SELECT (SELECT count(*) FROM jobs WHERE jobs.session = sessions.id), closed_at,"  # noqa: S608
+        f" {SESSION_COLUMNS} FROM sessions{which} ORDER BY rowid"
     ).fetchall()
-    return [SessionView(session_of(row), leases) for leases, *row in rows]
+    return [
+        SessionView(session_of(row), leases, None if at is None else from_microseconds(at))
+        for leases, at, *row in rows
+    ]

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from spoolway_server.cli import backends, config, demo, jobs, serve, storages
+from spoolway_server.cli import backends, config, demo, jobs, serve, spoolers, storages
 from spoolway_server.cli.exits import ExitCode
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 storage_app = typer.Typer(help="Look after one storage.", no_args_is_help=True)
 backend_app = typer.Typer(help="Look after one backend.", no_args_is_help=True)
+spooler_app = typer.Typer(help="Look after the spoolers.", no_args_is_help=True)
 config_app = typer.Typer(help="Look after the server's configuration.", no_args_is_help=True)
 
 _FOR_CLIENTS = "Jobs"
@@ -52,6 +53,7 @@ app.command("fail", rich_help_panel=_FOR_OPERATORS)(jobs.fail_held)
 app.command("storages", rich_help_panel=_FOR_OPERATORS)(storages.list_storages)
 app.command(rich_help_panel=_FOR_OPERATORS)(demo.demo)
 app.add_typer(backend_app, name="backend", rich_help_panel=_FOR_OPERATORS)
+app.add_typer(spooler_app, name="spooler", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(storage_app, name="storage", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(config_app, name="config", rich_help_panel=_FOR_OPERATORS)
 storage_app.command("test")(storages.try_storage)
@@ -60,6 +62,8 @@ backend_app.command("show")(backends.show)
 backend_app.command("pause")(backends.pause)
 backend_app.command("resume")(backends.resume)
 backend_app.command("policy")(backends.policy)
+spooler_app.command("list")(spoolers.list_spoolers)
+spooler_app.command("revoke")(spoolers.revoke)
 config_app.command("check")(config.check)
 
 

@@ -224,6 +224,7 @@ class SpoolerStream:
         if session is None:
             raise RuntimeError("no hello")
         async for request in requests:
+            session.hear()
             match request.WhichOneof("message"):
                 case "updates":
                     await self._take_updates(session, request.updates)

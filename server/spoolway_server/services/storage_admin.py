@@ -12,13 +12,14 @@ from spoolway_server.backends import Backends
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
 from spoolway_server.jobs import Jobs
-from spoolway_server.names import backend_name, storage_name
+from spoolway_server.names import backend_name, session_id, storage_name
 from spoolway_server.policies import Policies
+from spoolway_server.roster import Listed, Roster
 from spoolway_server.services.job_service import page_size
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
-from spoolway_server.translate import duration, job_to_proto, policy_changes
+from spoolway_server.translate import duration, job_to_proto, policy_changes, timestamp
 
 __all__ = ["StorageAdmin"]
 
@@ -33,6 +34,7 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         jobs: Jobs,
         backends: Backends,
         policies: Policies,
+        roster: Roster,
         authenticator: Authenticator,
     ) -> None:
         """Translate for these."""
@@ -40,6 +42,7 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self._jobs = jobs
         self._backends = backends
         self._policies = policies
+        self._roster = roster
         self._caller = authenticator.authenticate
 
     async def ListStorages(
@@ -112,6 +115,36 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         job = await self._jobs.fail_held(self._caller(context), request.name, request.message)
         return pb.FailHeldJobResponse(job=job_to_proto(job))
 
+    async def ListSpoolers(
+        self, request: pb.ListSpoolersRequest, context: Context
+    ) -> pb.ListSpoolersResponse:
+        self._caller(context)
+        backend = backend_name(request.backend) if request.backend else ""
+        asked = {"backend": backend, "closed": str(request.show_closed)}
+        after = decode_token(request.page_token, "page_token")
+        if after and not (after.keys() == {"spooler", "session", *asked} and after.items() >= asked.items()):
+            raise bad_token("page_token", "it goes with the same call and filter only")
+        listed, unreachable = await self._roster.list_all(closed=request.show_closed)
+        place = (after["spooler"], after["session"]) if after else ("", "")
+        rest = [
+            one for one in listed if one.place > place and (not backend or backend in one.session.backends)
+        ]
+        page = rest[: page_size(request.page_size)]
+        token = ""
+        if len(page) < len(rest):
+            token = encode_token({"spooler": page[-1].place[0], "session": page[-1].place[1], **asked})
+        return pb.ListSpoolersResponse(
+            spoolers=map(_spooler, page), next_page_token=token, unreachable_storages=unreachable
+        )
+
+    async def RevokeSpooler(
+        self, request: pb.RevokeSpoolerRequest, context: Context
+    ) -> pb.RevokeSpoolerResponse:
+        caller = self._caller(context)
+        session = session_id(request.session)
+        listed, taken_back = await self._roster.revoke(session, caller.name)
+        return pb.RevokeSpoolerResponse(spooler=_spooler(listed), jobs_taken_back=taken_back)
+
     def _show(self, storage: Storage) -> pb.Storage:
         return pb.Storage(
             name=f"storages/{storage.name}",
@@ -122,6 +155,28 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
             read_only=True,
             health=pb.StorageHealth(serving=not storage.trouble, message=storage.trouble),
         )
+
+
+def _spooler(listed: Listed) -> pb.Spooler:
+    session = listed.session
+    return pb.Spooler(
+        session=session.id,
+        spooler_id=session.spooler_id,
+        instance_id=session.instance_id,
+        principal=session.principal,
+        backends=session.backends,
+        storages=listed.storages,
+        state=pb.SpoolerState.Value(f"SPOOLER_STATE_{session.state.name}"),
+        reason=session.reason,
+        has_stream=session.has_stream,
+        disconnected=session.detached,
+        connected_here=listed.here is not None,
+        open_time=timestamp(session.opened_at),
+        close_time=timestamp(listed.closed_at),
+        last_beat_time=timestamp(listed.last_beat_at),
+        jobs_in_hand=listed.leases,
+        credit=listed.here.credit if listed.here else {},
+    )
 
 
 def _provider_type(name: str) -> pb.ProviderType:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import grpc
+import msgspec
 
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers.errors import NotFound, SessionClosed, Unavailable, Uncertain
@@ -19,7 +20,7 @@ from spoolway_server.leases import Update
 from spoolway_server.names import lease_token
 from spoolway_server.services.lease_updates import assignment_to_proto, leased_key, progress_event
 from spoolway_server.sessions import Session
-from spoolway_server.spoolers import IDLE_RENEWAL_S, MAX_HELD, Spoolers
+from spoolway_server.spoolers import MAX_HELD, Spoolers
 from spoolway_server.storage import Storage
 from spoolway_server.translate import duration, reason_to_proto
 
@@ -58,7 +59,7 @@ class UnarySpoolers:
         box = _Box()
         if session_id:
             stored = await self._find(caller, session_id, list(dict.fromkeys(homes.values())))
-            await self._keep_alive(stored)
+            stored = await self._keep_alive(stored)
             session = self._spoolers.attach(stored, homes, box, self._spoolers.timing.unary_accept)
         else:
             opened = await self._spoolers.open(
@@ -70,8 +71,8 @@ class UnarySpoolers:
                 accept_timeout=self._spoolers.timing.unary_accept,
                 has_stream=False,
             )
-            session = opened.session
-        claimed = None if self._ending else await self._wait(session, box, wait_s)
+            session, stored = opened.session, opened.stored
+        claimed = None if self._ending else await self._wait(session, stored, box, wait_s)
         policies = [storage.policy(name) for name, storage in homes.items()]
         return pb.NextJobResponse(
             session=session.id,
@@ -80,13 +81,15 @@ class UnarySpoolers:
             accept_timeout=duration(session.accept_timeout),
         )
 
-    async def _keep_alive(self, stored: StoredSession) -> None:
-        """Renew a session that only ever waits, just often enough to tell it from a ghost."""
+    async def _keep_alive(self, stored: StoredSession) -> StoredSession:
+        """Renew a session that only ever waits, as often as one that holds something must."""
         beat = self._next_beat(stored)
-        if beat - stored.beat > IDLE_RENEWAL_S * 1_000_000:
-            homes = await self._spoolers.find_backends(stored.backends, field="session")
-            for storage in dict.fromkeys(homes.values()):
-                await _renew(storage, stored, beat)
+        if beat - stored.beat < _renewal_s(stored) * 1_000_000:
+            return stored
+        homes = await self._spoolers.find_backends(stored.backends, field="session")
+        for storage in dict.fromkeys(homes.values()):
+            await _renew(storage, stored, beat)
+        return msgspec.structs.replace(stored, beat=beat)
 
     def _next_beat(self, stored: StoredSession) -> int:
         """Microseconds: a number that differs from the last one, whichever replica gave that."""
@@ -94,13 +97,15 @@ class UnarySpoolers:
         # A clock that was set back must not look like silence.
         return max(now, stored.beat + 1)
 
-    async def _wait(self, session: Session, box: "_Box", wait_s: float) -> Claimed | None:
+    async def _wait(
+        self, session: Session, stored: StoredSession, box: "_Box", wait_s: float
+    ) -> Claimed | None:
         self._waiting.add(box)
         session.set_credit("", 1)
         self._spoolers.start(session)
         try:
-            await box.wait(wait_s)
-        except asyncio.CancelledError:
+            await self._wait_alive(stored, box, wait_s)
+        except BaseException:
             # First: else a claim under way could still land in the box that nobody empties.
             self._spoolers.detach(session)
             await asyncio.shield(_give_back(session, box))
@@ -109,6 +114,13 @@ class UnarySpoolers:
             self._waiting.discard(box)
             self._spoolers.detach(session)
         return box.claimed
+
+    async def _wait_alive(self, stored: StoredSession, box: "_Box", wait_s: float) -> None:
+        """Wait for a job; a caller that waits longer than a lease lasts is alive all the same."""
+        loop = asyncio.get_running_loop()
+        ends_at, step_s = loop.time() + wait_s, _renewal_s(stored)
+        while not await box.wait(min(step_s, ends_at - loop.time())) and loop.time() < ends_at:
+            stored = await self._keep_alive(stored)
 
     async def extend(
         self, caller: Principal, session_id: str, leases: Sequence[pb.ExtendedLease]
@@ -187,10 +199,17 @@ class _Box:
     def end(self, reason: str) -> None:
         self._wake.set()
 
-    async def wait(self, timeout_s: float) -> None:
+    async def wait(self, timeout_s: float) -> bool:
+        """Whether there is a job, or the wait is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
+        return self._wake.is_set()
+
+
+def _renewal_s(session: StoredSession) -> float:
+    """How often a session that waits is renewed, in seconds; one renewal may fail."""
+    return session.silence_limit.total_seconds() / 3
 
 
 def _parse(lease: pb.ExtendedLease) -> tuple[JobKey, str, pb.ExtendedLease]:
