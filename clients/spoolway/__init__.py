@@ -2,6 +2,7 @@
 
 from spoolway.admin import (
     AdminClient,
+    Purged,
     SpoolerSession,
     SpoolerState,
     Storage,
@@ -99,6 +100,7 @@ __all__ = [
     "OutOfRangeError",
     "PermissionDeniedError",
     "PolicyChanges",
+    "Purged",
     "QueueFullError",
     "RequestIdReusedError",
     "ResourceExhaustedError",

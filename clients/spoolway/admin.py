@@ -1,6 +1,7 @@
 """AdminClient makes the calls of operators; SyncAdminClient is its blocking twin."""
 
 import os
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdminClient",
+    "Purged",
     "SpoolerSession",
     "SpoolerState",
     "Storage",
@@ -73,6 +75,16 @@ class StorageTest:
     """Whether all went well."""
     steps: tuple[StorageTestStep, ...]
     """In the order in which they ran."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """What one step of a purge did."""
+
+    deleted: int
+    """Jobs that are gone, with their results."""
+    cancelled: int
+    """Jobs that waited and were cancelled."""
 
 
 class SpoolerState(StrEnum):
@@ -209,6 +221,28 @@ class AdminClient(Caller):
         answer = await self._call(self._admin.FailHeldJob, pb.FailHeldJobRequest(name=name, message=message))
         return snapshot_from_proto(answer.job)
 
+    async def purge_backend(
+        self, name: str, *, ended_before: datetime | None = None, cancel_queued: bool = False
+    ) -> AsyncGenerator[Purged, None]:
+        """Delete its jobs that have ended, with their results, step by step; each step's counts.
+
+        It goes on as long as you iterate. Jobs that run are left alone. Owners see what was cancelled.
+
+        Args:
+            name: Short name of the backend.
+            ended_before: Only jobs that ended before; None: all that have ended by now.
+            cancel_queued: Cancel what waits, too.
+        """
+        request = pb.PurgeBackendRequest(name=name, cancel_queued=cancel_queued)
+        if ended_before is not None:
+            request.end_time_before.FromDatetime(ended_before.astimezone(UTC))
+        while True:
+            step = await self._call(self._admin.PurgeBackend, request)
+            yield Purged(deleted=step.deleted, cancelled=step.cancelled)
+            if not step.next_page_token:
+                return
+            request.page_token = step.next_page_token
+
     async def spoolers(self, backend: str | None = None, *, closed: bool = False) -> list[SpoolerSession]:
         """Sessions of spoolers, of whichever server, by spooler_id.
 
@@ -289,6 +323,13 @@ class SyncAdminClient(SyncCaller):
     def fail_held_job(self, name: str, message: str = "") -> JobSnapshot:
         """End a held job; see AdminClient.fail_held_job."""
         return thread.run(self._client.fail_held_job(name, message))
+
+    def purge_backend(
+        self, name: str, *, ended_before: datetime | None = None, cancel_queued: bool = False
+    ) -> Iterator[Purged]:
+        """Delete its jobs that have ended, step by step; see AdminClient.purge_backend."""
+        steps = self._client.purge_backend(name, ended_before=ended_before, cancel_queued=cancel_queued)
+        return thread.iterate(steps)
 
     def spoolers(self, backend: str | None = None, *, closed: bool = False) -> list[SpoolerSession]:
         """Sessions of spoolers; see AdminClient.spoolers."""

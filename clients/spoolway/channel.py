@@ -63,6 +63,7 @@ _ADMIN_SAFE_TO_REPEAT = (
     "SetBackendPolicy",
     "PauseBackend",
     "ResumeBackend",
+    "PurgeBackend",
     "ListSpoolers",
     "RevokeSpooler",
 )

@@ -25,6 +25,7 @@ from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.metrics import Metrics, measured
 from spoolway_server.policies import Policies
+from spoolway_server.purges import Purges
 from spoolway_server.roster import Roster
 from spoolway_server.scraping import MetricsPort
 from spoolway_server.services.job_service import JobService
@@ -111,6 +112,7 @@ class SpoolwayServer:
             jobs=jobs,
             backends=backends,
             policies=Policies(self.storages),
+            purges=Purges(self.storages),
             roster=Roster(self.storages, self.spoolers),
             authenticator=authenticator,
         )

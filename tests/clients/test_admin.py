@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -108,6 +108,21 @@ async def test_spoolers_are_listed_and_revoked(address: str, admin: AdminClient)
     assert [one.session for one in await admin.spoolers(closed=True)] == [revoked.session]
 
 
+async def test_a_backend_is_purged_step_by_step(address: str, admin: AdminClient) -> None:
+    """What waits is cancelled, what has ended is deleted, and each step tells its counts."""
+    async with JobClient(address, user="ada") as client:
+        ended, waiting = [await client.submit("echo", {}) for _ in range(2)]
+        await ended.cancel()
+        await asyncio.sleep(0.01)
+
+        done = [step async for step in admin.purge_backend("echo", cancel_queued=True)]
+
+        assert (sum(s.deleted for s in done), sum(s.cancelled for s in done)) == (1, 1)
+        assert (await waiting.status()).state == "CANCELLED"
+    long_ago = datetime(2000, 1, 1, tzinfo=UTC)
+    assert [s.deleted async for s in admin.purge_backend("echo", ended_before=long_ago)] == [0]
+
+
 def test_the_blocking_twin_does_the_same() -> None:
     """A script makes the calls of operators without a word of asyncio."""
     with serving_in_thread() as address, SyncAdminClient(address, user="ada") as admin:
@@ -119,5 +134,7 @@ def test_the_blocking_twin_does_the_same() -> None:
         with pytest.raises(NotFoundError):
             admin.set_backend_policy("lamp", max_queued=1)
         assert admin.spoolers() == []
+        with pytest.raises(NotFoundError):
+            list(admin.purge_backend("lamp"))
         with pytest.raises(NotFoundError):
             admin.revoke_spooler("0" * 32)

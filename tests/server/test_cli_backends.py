@@ -3,11 +3,12 @@
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
 
+from spoolway import Purged
 from spoolway_server.cli import admin, app, connection
 from spoolway_server.cli.exits import ExitCode
 from tests.server.fake_client import backend
@@ -30,6 +31,11 @@ class FakeAdmin:
     async def set_backend_policy(self, name, *, etag=None, **changes):
         self.asked.append(("policy", name, etag, changes))
         return self._backend(name, lease_ttl=timedelta(seconds=30))
+
+    async def purge_backend(self, name, *, ended_before, cancel_queued):
+        self.asked.append(("purge", name, ended_before, cancel_queued))
+        yield Purged(deleted=2, cancelled=1)
+        yield Purged(deleted=3, cancelled=0)
 
     @staticmethod
     def _backend(name, **policy):
@@ -108,3 +114,25 @@ def test_show_has_the_policy(monkeypatch):
 
     assert (facts["version"], facts["max_attempts"], facts["paused"]) == ("1.2.3", "3", "no")
     assert document["policy_etag"] == "p"
+
+
+def test_purge_counts_all_steps(fake):
+    """Progress goes to stderr, the sum to stdout; programs get the numbers."""
+    people = run("purge", "lamp", "--yes", "--cancel-queued")
+    programs = run("purge", "lamp", "-y", "--older-than", "24", "--json")
+
+    assert people.stdout == "5 deleted, 1 cancelled\n"
+    assert "2 deleted, 1 cancelled so far" in people.stderr
+    assert json.loads(programs.stdout) == {"deleted": 5, "cancelled": 1}
+    assert fake.asked[0] == ("purge", "lamp", None, True)
+    ago = datetime.now(UTC) - fake.asked[1][2]
+    assert timedelta(hours=24) <= ago < timedelta(hours=25)
+
+
+def test_purge_asks_first(fake):
+    """Without a yes nothing is deleted."""
+    result = CliRunner().invoke(app, ["backend", "purge", "lamp"], input="n\n")
+
+    assert result.exit_code == ExitCode.ENDED_BADLY
+    assert "with their results?" in result.stderr
+    assert fake.asked == []

@@ -26,7 +26,6 @@ MISSING = {
             "CancelOperation",
             "CheckStorage",
             "GetStorageStats",
-            "PurgeBackend",
             "CreateToken",
             "ListTokens",
             "RevokeToken",

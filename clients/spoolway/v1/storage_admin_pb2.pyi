@@ -954,3 +954,69 @@ class RevokeSpoolerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeSpoolerResponse: _TypeAlias = RevokeSpoolerResponse  # noqa: Y015
+
+@_typing.final
+class PurgeBackendRequest(_message.Message):
+    """Request of PurgeBackend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    END_TIME_BEFORE_FIELD_NUMBER: _builtins.int
+    CANCEL_QUEUED_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or backends/{backend}."""
+    cancel_queued: _builtins.bool
+    """Cancel jobs that are QUEUED or HELD."""
+    page_token: _builtins.str
+    """From the step before; the other fields as there."""
+    @_builtins.property
+    def end_time_before(self) -> _timestamp_pb2.Timestamp:
+        """Only jobs that ended before; unset: before the first step. It can't lie in the future."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        end_time_before: _timestamp_pb2.Timestamp | None = ...,
+        cancel_queued: _builtins.bool = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time_before", b"end_time_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_queued", b"cancel_queued", "end_time_before", b"end_time_before", "name", b"name", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeBackendRequest: _TypeAlias = PurgeBackendRequest  # noqa: Y015
+
+@_typing.final
+class PurgeBackendResponse(_message.Message):
+    """Response of PurgeBackend: what one step did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.int
+    """Jobs that were deleted."""
+    cancelled: _builtins.int
+    """Jobs that were cancelled."""
+    next_page_token: _builtins.str
+    """For the next step; empty at the end."""
+    def __init__(
+        self,
+        *,
+        deleted: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "deleted", b"deleted", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeBackendResponse: _TypeAlias = PurgeBackendResponse  # noqa: Y015

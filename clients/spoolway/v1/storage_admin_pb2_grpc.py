@@ -85,6 +85,11 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.FromString,
                 _registered_method=True)
+        self.PurgeBackend = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/PurgeBackend',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.PurgeBackendRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.PurgeBackendResponse.FromString,
+                _registered_method=True)
         self.ListSpoolers = channel.unary_unary(
                 '/spoolway.v1.StorageAdmin/ListSpoolers',
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListSpoolersRequest.SerializeToString,
@@ -181,6 +186,22 @@ class StorageAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeBackend(self, request, context):
+        """Deletes the jobs of a backend that have ended, with their results; on request it cancels those that wait. A
+        step works for some seconds at most; call again with next_page_token until that is empty. Jobs that run are
+        left alone; one that is claimed while a step reads it is cancelled as by CancelJob. Safe to repeat: what is
+        gone is not counted again.
+
+        What it cancels stays to be seen by its owner, CANCELLED: it has not ended before `end_time_before`.
+        Deleted jobs' request ids stay known for a day, so that a late repeat does not run again.
+
+        Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (TIME_INVALID, TOKEN_INVALID), UNAVAILABLE: what the
+        step had done by then stays done; call it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSpoolers(self, request, context):
         """The sessions of spoolers, of whichever server: those that are open, on request also those closed within a
         day. A session that lies in several storages is listed once. Safe to repeat.
@@ -254,6 +275,11 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     servicer.FailHeldJob,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.SerializeToString,
+            ),
+            'PurgeBackend': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeBackend,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.PurgeBackendRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.PurgeBackendResponse.SerializeToString,
             ),
             'ListSpoolers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSpoolers,
@@ -537,6 +563,33 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/FailHeldJob',
             spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.FailHeldJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeBackend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/PurgeBackend',
+            spoolway_dot_v1_dot_storage__admin__pb2.PurgeBackendRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.PurgeBackendResponse.FromString,
             options,
             channel_credentials,
             insecure,

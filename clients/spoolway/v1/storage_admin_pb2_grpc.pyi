@@ -68,6 +68,18 @@ class StorageAdminStub:
     """
     FailHeldJob: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.FailHeldJobRequest, _storage_admin_pb2.FailHeldJobResponse]
     """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
+    PurgeBackend: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.PurgeBackendRequest, _storage_admin_pb2.PurgeBackendResponse]
+    """Deletes the jobs of a backend that have ended, with their results; on request it cancels those that wait. A
+    step works for some seconds at most; call again with next_page_token until that is empty. Jobs that run are
+    left alone; one that is claimed while a step reads it is cancelled as by CancelJob. Safe to repeat: what is
+    gone is not counted again.
+
+    What it cancels stays to be seen by its owner, CANCELLED: it has not ended before `end_time_before`.
+    Deleted jobs' request ids stay known for a day, so that a late repeat does not run again.
+
+    Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (TIME_INVALID, TOKEN_INVALID), UNAVAILABLE: what the
+    step had done by then stays done; call it again.
+    """
     ListSpoolers: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListSpoolersRequest, _storage_admin_pb2.ListSpoolersResponse]
     """The sessions of spoolers, of whichever server: those that are open, on request also those closed within a
     day. A session that lies in several storages is listed once. Safe to repeat.
@@ -122,6 +134,18 @@ class StorageAdminAsyncStub(StorageAdminStub):
     """
     FailHeldJob: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.FailHeldJobRequest, _storage_admin_pb2.FailHeldJobResponse]  # type: ignore[assignment]
     """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
+    PurgeBackend: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.PurgeBackendRequest, _storage_admin_pb2.PurgeBackendResponse]  # type: ignore[assignment]
+    """Deletes the jobs of a backend that have ended, with their results; on request it cancels those that wait. A
+    step works for some seconds at most; call again with next_page_token until that is empty. Jobs that run are
+    left alone; one that is claimed while a step reads it is cancelled as by CancelJob. Safe to repeat: what is
+    gone is not counted again.
+
+    What it cancels stays to be seen by its owner, CANCELLED: it has not ended before `end_time_before`.
+    Deleted jobs' request ids stay known for a day, so that a late repeat does not run again.
+
+    Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (TIME_INVALID, TOKEN_INVALID), UNAVAILABLE: what the
+    step had done by then stays done; call it again.
+    """
     ListSpoolers: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListSpoolersRequest, _storage_admin_pb2.ListSpoolersResponse]  # type: ignore[assignment]
     """The sessions of spoolers, of whichever server: those that are open, on request also those closed within a
     day. A session that lies in several storages is listed once. Safe to repeat.
@@ -233,6 +257,24 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_storage_admin_pb2.FailHeldJobResponse, _abc.Awaitable[_storage_admin_pb2.FailHeldJobResponse]]:
         """Ends a job in ERROR that ResumeJob could let run. FAILED_PRECONDITION (WRONG_STATE) in any other state."""
+
+    @_abc_1.abstractmethod
+    def PurgeBackend(
+        self,
+        request: _storage_admin_pb2.PurgeBackendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.PurgeBackendResponse, _abc.Awaitable[_storage_admin_pb2.PurgeBackendResponse]]:
+        """Deletes the jobs of a backend that have ended, with their results; on request it cancels those that wait. A
+        step works for some seconds at most; call again with next_page_token until that is empty. Jobs that run are
+        left alone; one that is claimed while a step reads it is cancelled as by CancelJob. Safe to repeat: what is
+        gone is not counted again.
+
+        What it cancels stays to be seen by its owner, CANCELLED: it has not ended before `end_time_before`.
+        Deleted jobs' request ids stay known for a day, so that a late repeat does not run again.
+
+        Errors: NOT_FOUND (BACKEND_NOT_FOUND), INVALID_ARGUMENT (TIME_INVALID, TOKEN_INVALID), UNAVAILABLE: what the
+        step had done by then stays done; call it again.
+        """
 
     @_abc_1.abstractmethod
     def ListSpoolers(

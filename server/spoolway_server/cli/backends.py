@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,12 +10,12 @@ import typer
 from spoolway_server.cli.admin import calls_admin
 from spoolway_server.cli.connection import calls_server
 from spoolway_server.cli.exits import ExitCode, fail
-from spoolway_server.cli.output import write_facts, write_json, write_table
+from spoolway_server.cli.output import put, say, write_facts, write_json, write_table
 
 if TYPE_CHECKING:
     from spoolway import AdminClient, Backend, BackendPolicy, JobClient
 
-__all__ = ["list_backends", "pause", "policy", "resume", "show"]
+__all__ = ["list_backends", "pause", "policy", "purge", "resume", "show"]
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backend.")]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
@@ -139,6 +139,32 @@ async def policy(
         write_json(backend)
     else:
         write_facts([("backend", backend.name), *_policy_facts(backend)])
+
+
+@calls_admin
+async def purge(
+    admin: "AdminClient",
+    name: _Name,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="HOURS", help="Only jobs that ended so long ago.")
+    ] = None,
+    cancel_queued: Annotated[bool, typer.Option("--cancel-queued", help="Cancel what waits, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Delete the jobs of a backend that have ended, with their results, for ever."""
+    if not yes and not typer.confirm(f"Delete the ended jobs of {name} with their results?", err=True):
+        raise typer.Exit(ExitCode.ENDED_BADLY)
+    before = None if older_than is None else datetime.now(UTC) - timedelta(hours=older_than)
+    deleted = cancelled = 0
+    async for step in admin.purge_backend(name, ended_before=before, cancel_queued=cancel_queued):
+        deleted, cancelled = deleted + step.deleted, cancelled + step.cancelled
+        if not as_json:
+            say(f"{deleted} deleted, {cancelled} cancelled so far")
+    if as_json:
+        write_json({"deleted": deleted, "cancelled": cancelled})
+    else:
+        put(f"{deleted} deleted, {cancelled} cancelled")
 
 
 def _tell(backend: "Backend", as_json: bool) -> None:

@@ -14,12 +14,13 @@ from spoolway_server.guard import Context
 from spoolway_server.jobs import Jobs
 from spoolway_server.names import backend_name, session_id, storage_name
 from spoolway_server.policies import Policies
+from spoolway_server.purges import Purges
 from spoolway_server.roster import Listed, Roster
 from spoolway_server.services.job_service import page_size
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
-from spoolway_server.translate import duration, job_to_proto, policy_changes, timestamp
+from spoolway_server.translate import duration, job_to_proto, policy_changes, time_from, timestamp
 
 __all__ = ["StorageAdmin"]
 
@@ -34,6 +35,7 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         jobs: Jobs,
         backends: Backends,
         policies: Policies,
+        purges: Purges,
         roster: Roster,
         authenticator: Authenticator,
     ) -> None:
@@ -42,6 +44,7 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self._jobs = jobs
         self._backends = backends
         self._policies = policies
+        self._purges = purges
         self._roster = roster
         self._caller = authenticator.authenticate
 
@@ -114,6 +117,28 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     async def FailHeldJob(self, request: pb.FailHeldJobRequest, context: Context) -> pb.FailHeldJobResponse:
         job = await self._jobs.fail_held(self._caller(context), request.name, request.message)
         return pb.FailHeldJobResponse(job=job_to_proto(job))
+
+    async def PurgeBackend(
+        self, request: pb.PurgeBackendRequest, context: Context
+    ) -> pb.PurgeBackendResponse:
+        caller = self._caller(context)
+        before = None
+        if request.HasField("end_time_before"):
+            try:
+                before = time_from(request.end_time_before)
+            except (ValueError, OverflowError) as error:
+                message = "end_time_before is no valid time"
+                raise _invalid("TIME_INVALID", "end_time_before", message) from error
+        step = await self._purges.step(
+            backend_name(request.name, field="name"),
+            caller.name,
+            before=before,
+            cancel_queued=request.cancel_queued,
+            page_token=request.page_token,
+        )
+        return pb.PurgeBackendResponse(
+            deleted=step.deleted, cancelled=step.cancelled, next_page_token=step.next_page_token
+        )
 
     async def ListSpoolers(
         self, request: pb.ListSpoolersRequest, context: Context
