@@ -20,6 +20,8 @@ NEVER_REPEATED = {
     "NextJob",
     # What may have been done already is to be told, not done again.
     "TestStorage",
+    "RetryJob",
+    "DeleteJob",
 }
 
 

@@ -69,6 +69,7 @@ def backend(name: str = "lamp", *, operational: bool = True) -> Backend:
         name=name,
         storage="main",
         config={"description": "A lamp", "version": "1.2.3"},
+        config_bytes=b'{"description": "A lamp", "version": "1.2.3"}',
         config_etag="c",
         policy=BackendPolicy(
             paused=False,
