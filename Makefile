@@ -62,6 +62,11 @@ bench-peers: $(VENV)/.ready .venv-peers/.ready ## Measure beside other queues, w
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt
 	@touch $@
 
+lb-test: $(VENV)/.ready ## Try the files of deploy/: real balancers before real servers, and checkers; 2 minutes
+	@sh tests/balancers/install.sh
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev,deploy]'
+	@$(BIN)/python -m pytest -q -m tools -rP --show-capture=stdout --no-header $(ARGS) tests/balancers tests/deploy
+
 dist: $(VENV)/.ready ## Build both wheels and sdists, and try them in bare environments
 	@rm -rf dist && mkdir -p dist
 	@$(BIN)/python -m build --outdir dist clients
@@ -80,7 +85,7 @@ release-contract: $(VENV)/.ready ## At a release: what the breaking-change check
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: release-contract help run serve test crash bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
+.PHONY: release-contract help run serve test lb-test crash bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
 
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto

@@ -75,13 +75,16 @@ _SERVICE = "spoolway.v1.JobService"
 _ADMIN_SERVICE = "spoolway.v1.StorageAdmin"
 
 
-def service_config() -> str:
-    """The gRPC service config, as JSON."""
+def service_config(address: str) -> str:
+    """The gRPC service config for an address, as JSON."""
+    # Not behind a balancer: the check's stream goes through to one of its servers, and when that drains the
+    # channel would take all of them for down.
+    checked = {"healthCheckConfig": {"serviceName": _SERVICE}} if _names_servers(address) else {}
     safe = ((_SERVICE, _SAFE_TO_REPEAT), (_ADMIN_SERVICE, _ADMIN_SAFE_TO_REPEAT))
     return json.dumps(
         {
             "loadBalancingConfig": [{"round_robin": {}}],
-            "healthCheckConfig": {"serviceName": _SERVICE},
+            **checked,
             "methodConfig": [
                 {
                     "name": [
@@ -101,14 +104,20 @@ def service_config() -> str:
     )
 
 
-def channel_options(*, own_connections: bool) -> list[tuple[str, Any]]:
+def _names_servers(address: str) -> bool:
+    """Whether servers are named for the channel to choose from, not a balancer or one server."""
+    return address.startswith("dns:") or "," in address
+
+
+def channel_options(address: str, *, own_connections: bool) -> list[tuple[str, Any]]:
     """The gRPC channel options.
 
     Args:
+        address: Where to.
         own_connections: Share no TCP connection with other channels of this process.
     """
     return [
-        ("grpc.service_config", service_config()),
+        ("grpc.service_config", service_config(address)),
         ("grpc.enable_retries", 1),
         # A call whose message does not fit here is not retried: it must hold a whole batch of submits.
         ("grpc.per_rpc_retry_buffer_size", 4 * 1024 * 1024),
@@ -146,7 +155,7 @@ class Connection:
         """
         self.address = settings.address
         self._metadata = _metadata(settings)
-        options = channel_options(own_connections=own_connections)
+        options = channel_options(settings.address, own_connections=own_connections)
         if settings.ca is None:
             self._channel = aio.insecure_channel(settings.address, options=options)
         else:

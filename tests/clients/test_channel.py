@@ -27,7 +27,7 @@ NEVER_REPEATED = {
 
 def test_each_call_is_either_safe_to_repeat_or_never_repeated() -> None:
     """A new call of the contract must be put on one side or the other."""
-    [config] = json.loads(service_config())["methodConfig"]
+    [config] = json.loads(service_config("lab:50061"))["methodConfig"]
     repeated = {name["method"] for name in config["name"]}
     services = (
         job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
@@ -40,17 +40,24 @@ def test_each_call_is_either_safe_to_repeat_or_never_repeated() -> None:
     assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
 
 
-def test_calls_are_spread_over_healthy_servers() -> None:
+@pytest.mark.parametrize("address", ["dns:///lab:50061", "ipv4:10.0.0.1:50061,10.0.0.2:50061"])
+def test_calls_are_spread_over_healthy_servers(address: str) -> None:
     """With several addresses the channel takes turns, and passes over a server that is not serving."""
-    config = json.loads(service_config())
+    config = json.loads(service_config(address))
 
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     assert config["healthCheckConfig"] == {"serviceName": "spoolway.v1.JobService"}
 
 
+@pytest.mark.parametrize("address", ["lab:50061", "127.0.0.1:50061", "unix:/run/spoolway.sock"])
+def test_a_balancer_is_not_taken_for_the_server_behind_it(address: str) -> None:
+    """Behind one address the state of one server says nothing about the others: no check by the client."""
+    assert "healthCheckConfig" not in json.loads(service_config(address))
+
+
 def test_pings_are_fewer_than_what_servers_count() -> None:
     """A ping comes before a proxy's usual 60 s are over, and only during calls."""
-    options = dict(channel_options(own_connections=False))
+    options = dict(channel_options("lab:50061", own_connections=False))
 
     assert 30_000 <= options["grpc.keepalive_time_ms"] < 60_000
     assert options["grpc.keepalive_permit_without_calls"] == 0

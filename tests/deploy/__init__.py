@@ -1,0 +1,1 @@
+"""The files of deploy/: what they say is true, and their own programs accept them."""
