@@ -60,6 +60,10 @@ _SAFE_TO_REPEAT = (
 _ADMIN_SAFE_TO_REPEAT = (
     "ListStorages",
     "GetStorage",
+    "GetStorageStats",
+    "GetSignInPage",
+    "ActivateStorage",
+    "DeactivateStorage",
     "ListProviderTypes",
     "SetBackendPolicy",
     "PauseBackend",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
-from spoolway_providers.errors import ProviderError
+from spoolway_providers.errors import ProviderError, Unsupported
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Reason, Session, State
 
 __all__ = [
@@ -186,6 +186,21 @@ class Provider(ABC):
     """One sentence about this type of storage."""
     login_fields: ClassVar[tuple[LoginField, ...]]
     """What `from_login` takes."""
+    signs_in: ClassVar[bool] = False
+    """Whether an account's owner may sign in on a page, which shows a code, instead of giving a secret."""
+
+    @classmethod
+    def sign_in_page(cls, login: Mapping[str, Any]) -> str:
+        """The address of that page. No I/O; ValueError names a field that is missing or wrong."""
+        raise Unsupported("there is no signing in here: give the login's fields")
+
+    @classmethod
+    async def finish_sign_in(cls, login: Mapping[str, Any], code: str) -> Mapping[str, Any]:
+        """The whole login that a code stands for; a code is good once.
+
+        Raises LoginRefused (the code, or what the owner allowed, is not enough) and Unavailable.
+        """
+        raise Unsupported("there is no signing in here: give the login's fields")
 
     @classmethod
     @abstractmethod

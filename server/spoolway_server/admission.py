@@ -62,6 +62,8 @@ class JobRules:
         payload = job_document_of(config)
         self.max_shots = _limit(payload, "max_shots")
         self.max_experiments = _limit(payload, "max_experiments")
+        self.is_simulator = payload.get("simulator", True) is not False
+        """Else hardware; stands in the backend's long name."""
         schema = payload.get("job_schema")
         if schema is None and "supported_instructions" in payload:
             schema = TODAYS_JOB_SCHEMA

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 
 import grpc
@@ -12,12 +15,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from spoolway.v1 import job_service_pb2, job_service_pb2_grpc, storage_admin_pb2, storage_admin_pb2_grpc
+from spoolway_providers.interface import Provider
 from spoolway_providers.model import Policy
 from spoolway_providers.registry import make_provider
+from spoolway_server.added import AddedStorages
 from spoolway_server.audit import Audit
 from spoolway_server.auth import Authenticator, LoopbackAuthenticator
 from spoolway_server.backends import Backends
-from spoolway_server.catalog import Catalog, SqliteCatalog
+from spoolway_server.catalog import Catalog, SqliteCatalog, StorageRecord
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings
 from spoolway_server.errors import ServiceError
@@ -34,6 +39,7 @@ from spoolway_server.spoolers import Spoolers, Timing
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.uploads import UploadLimits
+from spoolway_server.vault import Vault
 from spoolway_server.watching import Watching
 
 __all__ = ["SpoolwayServer", "serve"]
@@ -83,13 +89,17 @@ class SpoolwayServer:
         self._config = config
         clock = clock or Clock()
         authenticator = authenticator or LoopbackAuthenticator()
+        vault = Vault.load(config.catalog.key_file, os.environ)
         self.catalog: Catalog = SqliteCatalog(config.catalog_path)
         self.audit = Audit(self.catalog, clock)
         self.metrics = Metrics(version("spoolway-server"))
         self.storages = Storages(
-            [self._storage(name, settings, clock) for name, settings in config.storages.items()],
+            [self._declared_storage(name, settings, clock) for name, settings in config.storages.items()],
             config.default_storage,
         )
+        self.storages.on_health_change = self._update_health
+        make_storage = partial(self._added_storage, clock=clock)
+        self.added = AddedStorages(self.storages, self.catalog, vault, make_storage, clock)
         self.spoolers = Spoolers(self.storages, _timing(config), clock)
         limits = config.limits
         upload_limits = UploadLimits(
@@ -109,16 +119,20 @@ class SpoolwayServer:
         )
         self._storage_admin = StorageAdmin(
             storages=self.storages,
+            added=self.added,
             jobs=jobs,
             backends=backends,
             policies=Policies(self.storages),
             purges=Purges(self.storages),
             roster=Roster(self.storages, self.spoolers),
+            audit=self.audit,
             authenticator=authenticator,
+            clock=clock,
         )
         self._health = _Health()
         self.metrics_port = MetricsPort(self.metrics, self.storages)
         self._grpc: grpc.aio.Server | None = None
+        self._shown_storages: set[str] = set()
         self._health_updates: set[asyncio.Task[None]] = set()
         self._draining = False
         self.port = 0
@@ -163,10 +177,9 @@ class SpoolwayServer:
         self.port = self._bind(server)
         if self._config.metrics.enabled:
             await self.metrics_port.start(self._config.metrics.host, self._config.metrics.port)
-        for storage in self.storages.by_name.values():
-            storage.on_health_change = self._update_health
         await self._open_catalog()
         await self.storages.start()
+        await self.added.start()
         await server.start()
         await self._set_health()
         _log.info("listening", address=self.address, storages=list(self.storages.by_name))
@@ -181,6 +194,7 @@ class SpoolwayServer:
             await self._grpc.stop(grace_s)
         await self.spoolers.settle()
         await self.metrics_port.stop()
+        await self.added.stop()
         await self.storages.stop()
         await self.catalog.close()
         await asyncio.gather(*self._health_updates, return_exceptions=True)
@@ -204,23 +218,30 @@ class SpoolwayServer:
         await asyncio.sleep(settings.drain_pause_s)
         await self.stop(settings.drain_grace_s)
 
-    def _storage(self, name: str, settings: StorageSettings, clock: Clock) -> Storage:
-        leases, metrics = self._config.leases, self.metrics.storage(name)
-        policy = Policy(
-            max_attempts=leases.max_attempts,
-            max_crashes=leases.max_crashes,
-            lease_ttl=timedelta(seconds=leases.ttl_s),
-            resume_grace=timedelta(seconds=leases.resume_grace_s),
-            cancel_grace=timedelta(seconds=leases.cancel_grace_s),
-        )
+    def _declared_storage(self, name: str, settings: StorageSettings, clock: Clock) -> Storage:
+        metrics = self.metrics.storage(name)
         return Storage(
             name,
             settings.type,
-            measured(make_provider(settings.type, settings.login), metrics),
-            policy=policy,
+            lambda: measured(make_provider(settings.type, settings.login), metrics),
+            policy=_policy(self._config),
             clock=clock,
             description=settings.description,
             active=settings.active,
+            metrics=metrics,
+        )
+
+    def _added_storage(self, record: StorageRecord, make: Callable[[], Provider], clock: Clock) -> Storage:
+        metrics = self.metrics.storage(record.name)
+        return Storage(
+            record.name,
+            record.type,
+            lambda: measured(make(), metrics),
+            policy=_policy(self._config),
+            clock=clock,
+            description=record.description,
+            owner=record.owner,
+            active=record.active,
             metrics=metrics,
         )
 
@@ -277,10 +298,14 @@ class SpoolwayServer:
 
     async def _set_health(self) -> None:
         """Each storage's trouble turns only its own entry; the rest follows this process."""
-        mine = NOT_SERVING if self._draining else SERVING
+        mine = SERVING if self.added.is_read and not self._draining else NOT_SERVING
         for service in ("", *SERVICES):
             await self._health.set(service, mine)
-        for storage in self.storages.by_name.values():
+        storages = dict(self.storages.by_name)
+        for name in self._shown_storages - storages.keys():
+            await self._health.set(f"storage/{name}", health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        self._shown_storages = set(storages)
+        for storage in storages.values():
             await self._health.set(
                 f"storage/{storage.name}", NOT_SERVING if storage.trouble or self._draining else SERVING
             )
@@ -312,6 +337,17 @@ def _stream_age(config: Config) -> timedelta | None:
     """When a stream is asked to move on: below the least that gRPC makes of the limit, 10 % under it."""
     age_s = config.server.max_connection_age_s
     return timedelta(seconds=age_s * STREAM_SHARE) if age_s else None
+
+
+def _policy(config: Config) -> Policy:
+    leases = config.leases
+    return Policy(
+        max_attempts=leases.max_attempts,
+        max_crashes=leases.max_crashes,
+        lease_ttl=timedelta(seconds=leases.ttl_s),
+        resume_grace=timedelta(seconds=leases.resume_grace_s),
+        cancel_grace=timedelta(seconds=leases.cancel_grace_s),
+    )
 
 
 def _timing(config: Config) -> Timing:

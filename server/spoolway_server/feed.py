@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -105,20 +105,26 @@ class Subscription:
 class Feed:
     """Reads `changes` of one storage while somebody watches, and fans them out in memory."""
 
-    def __init__(self, provider: Provider) -> None:
-        """Make a feed; `run` drives it."""
+    def __init__(self, provider: Callable[[], Provider]) -> None:
+        """Make a feed of the storage's provider of the moment; `run` drives it."""
         self._provider = provider
         self.cursor = ""
         """Everything up to here has been offered."""
         self.ended = asyncio.Event()
         """The server is about to stop."""
         self._dirty = asyncio.Event()
+        self._is_lost = False
         self._lock = asyncio.Lock()
         self._everything: set[Subscription] = set()
         self._by_key: defaultdict[JobKey, set[Subscription]] = defaultdict(set)
 
     def notify(self) -> None:
         """There may be changes."""
+        self._dirty.set()
+
+    def restart(self) -> None:
+        """The storage may be another one now: whoever watches needs a new snapshot."""
+        self._is_lost = True
         self._dirty.set()
 
     @property
@@ -132,7 +138,8 @@ class Feed:
         """Start to watch; every commit after this call's end is offered. Who subscribes unsubscribes."""
         async with self._lock:
             if not self.watched:
-                self.cursor = (await self._provider.changes("")).cursor
+                self.cursor = (await self._provider().changes("")).cursor
+                self._is_lost = False
             subscription = Subscription(self, keys, owner, backend)
             for key in subscription.keys:
                 self._by_key[key].add(subscription)
@@ -173,6 +180,8 @@ class Feed:
                 continue
             try:
                 try:
+                    if self._is_lost:
+                        raise CursorTooOld("the storage was opened anew")
                     await self._read()
                 except CursorTooOld:
                     await self._resync()
@@ -189,7 +198,7 @@ class Feed:
         async with self._lock:
             more = True
             while more:
-                changes = await self._provider.changes(self.cursor)
+                changes = await self._provider().changes(self.cursor)
                 for job in changes.jobs:
                     self._offer(job)
                 for key in changes.deleted:
@@ -205,6 +214,7 @@ class Feed:
             subscription.offer(job)
 
     async def _resync(self) -> None:
-        self.cursor = (await self._provider.changes("")).cursor
+        self.cursor = (await self._provider().changes("")).cursor
+        self._is_lost = False
         for subscription in self._subscriptions():
             subscription.resync()

@@ -254,7 +254,8 @@ class Jobs:
         if not storages:
             self._storages.default.require_usable()
         if backend:
-            storages = [(await self._storages.find_backend(backend))[0]]
+            home, found = await self._storages.find_backend(backend)
+            storages, backend = [home], found.name
         at = position.get("storage", "")
         if at in self._storages.by_name:
             # Its jobs are not to be passed over.

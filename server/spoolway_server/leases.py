@@ -42,7 +42,6 @@ class Leases:
     def __init__(self, storage: "Storage") -> None:
         """Work on `storage`."""
         self._storage = storage
-        self._provider = storage.provider
         self.sessions: dict[str, Session] = {}
         """Sessions whose stream or last call is in this process, by id."""
 
@@ -110,11 +109,11 @@ class Leases:
         """The change to commit and the job it is made from; or what can be answered without a commit."""
         fresh = known is None
         try:
-            job = known or await self._provider.get(update.key)
+            job = known or await self._storage.provider.get(update.key)
             decided = self._decision(job, update)
             if not fresh and (isinstance(decided, Refusal) or decided is job):
                 # What we knew may be old news: only the storage's word refuses.
-                job = await self._provider.get(update.key)
+                job = await self._storage.provider.get(update.key)
                 decided = self._decision(job, update)
         except ProviderError as error:
             return self._failure(update.key, error)
@@ -131,7 +130,7 @@ class Leases:
 
     async def _commit(self, changes: Sequence[tuple[int, Job, Change]]) -> Sequence[Job | ProviderError]:
         try:
-            stored = await self._provider.commit([change for _, _, change in changes])
+            stored = await self._storage.provider.commit([change for _, _, change in changes])
         except ProviderError as error:
             self._storage.report(error)
             if not isinstance(error, Uncertain):
@@ -143,7 +142,7 @@ class Leases:
     async def _read_back(self, change: Change, error: Uncertain) -> Job | ProviderError:
         """Whether a commit of unknown outcome was done: revisions are never made twice from one document."""
         try:
-            current = await self._provider.get(change.job.key)
+            current = await self._storage.provider.get(change.job.key)
         except ProviderError:
             return error
         if current.revision == change.job.revision and current == change.job:
@@ -157,7 +156,7 @@ class Leases:
         if job.attempt(update.event.token) is None:
             return
         try:
-            await self._provider.stage(update.event.result.id, 0, update.payload)
+            await self._storage.provider.stage(update.event.result.id, 0, update.payload)
         except ProviderError as error:
             _log.warning("a late result could not be kept", job=str(job.key), error=str(error))
         else:

@@ -16,7 +16,7 @@ from structlog.typing import EventDict, Processor
 __all__ = ["redact", "setup_logging"]
 
 HIDDEN = "***"
-_SECRET_KEYS = ("authorization", "login", "passphrase", "password", "secret", "token")
+_SECRET_KEYS = ("authorization", "login", "passphrase", "password", "secret", "spoolway_key", "token")
 # What carries a secret within a text: a header's value, a database's address, key=value.
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[^\s,;'\"]+")
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@")

@@ -1,6 +1,7 @@
 """Names and ids: checked by pattern before they become a path, a key or a query."""
 
 import re
+from typing import NamedTuple
 
 import grpc
 
@@ -11,19 +12,24 @@ __all__ = [
     "JOB_ID",
     "SHORT_NAME",
     "USER_NAME",
+    "BackendName",
     "backend_name",
     "job_name",
     "lease_token",
+    "parse_backend_name",
     "parse_job_name",
     "resource_id",
     "session_id",
+    "short_backend_name",
     "storage_name",
+    "user_name",
 ]
 
 USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 SHORT_NAME = re.compile(r"[a-z0-9]{1,64}")
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,199}")
 """Every form of today's installations: 24 hex digits, or YYYYMMDD_HHMMSS-D-U-xxxxx."""
+_LONG_NAME = re.compile(r"([a-z0-9]{1,64})_([a-z0-9]{1,64})_(simulator|hardware)")
 _LEASE_TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -42,18 +48,57 @@ def parse_job_name(name: str, *, field: str = "name") -> tuple[str, str]:
                 "JOB_NAME_INVALID", field, "a job's name is backends/{backend}/jobs/{id}, or its id"
             )
         backend, job_id = parts[1], parts[3]
-        backend_name(backend, field=field)
+        short_backend_name(backend, field=field)
     if not JOB_ID.fullmatch(job_id):
         raise _invalid("JOB_NAME_INVALID", field, f"a job's id must match {JOB_ID.pattern}")
     return backend, job_id
 
 
+class BackendName(NamedTuple):
+    """A backend's name, taken apart; of a short one only `backend` is filled."""
+
+    backend: str
+    storage: str = ""
+    kind: str = ""
+    """simulator or hardware."""
+
+
 def backend_name(name: str, *, field: str = "backend") -> str:
-    """A backend's short name, from the short name or backends/{backend}."""
+    """A backend's name, long or short, from it or backends/{backend}; what it means `Storages` knows."""
+    name = name.removeprefix("backends/")
+    parse_backend_name(name, field=field)
+    return name
+
+
+def short_backend_name(name: str, *, field: str = "backend") -> str:
+    """A backend's short name, where no long one may stand."""
     short = name.removeprefix("backends/")
     if not SHORT_NAME.fullmatch(short):
-        raise _invalid("BACKEND_NAME_INVALID", field, f"a backend's name must match {SHORT_NAME.pattern}")
+        message = f"a backend's short name must match {SHORT_NAME.pattern}"
+        raise _invalid("BACKEND_NAME_INVALID", field, message)
     return short
+
+
+def parse_backend_name(name: str, *, field: str = "backend") -> BackendName:
+    """Take a short or long name apart."""
+    if SHORT_NAME.fullmatch(name):
+        return BackendName(name)
+    if found := _LONG_NAME.fullmatch(name):
+        storage, backend, kind = found.groups()
+        return BackendName(backend, storage, kind)
+    raise _invalid(
+        "BACKEND_NAME_INVALID",
+        field,
+        f"a backend's name must match {SHORT_NAME.pattern}, or be its long name "
+        "{storage}_{backend}_simulator or {storage}_{backend}_hardware",
+    )
+
+
+def user_name(name: str, *, field: str) -> str:
+    """A user's name."""
+    if not USER_NAME.fullmatch(name):
+        raise _invalid("USER_NAME_INVALID", field, f"a user's name must match {USER_NAME.pattern}")
+    return name
 
 
 def storage_name(name: str, *, field: str = "name") -> str:

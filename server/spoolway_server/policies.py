@@ -49,18 +49,18 @@ class Policies:
                 raise _changed_since(name)
             try:
                 with storage.noting_trouble():
-                    stored = await storage.provider.put_policy(name, policy, backend.policy_etag)
+                    stored = await storage.provider.put_policy(backend.name, policy, backend.policy_etag)
             except Conflict:
                 continue
             storage.note_backend(stored)
-            storage.dispatcher(name).wake()
+            storage.dispatcher(backend.name).wake()
             return storage, stored
         raise _changed_since(name)
 
     async def _newest(self, name: str) -> tuple[Storage, Backend]:
-        storage, _ = await self._storages.find_backend(name, field="name")
+        storage, found = await self._storages.find_backend(name, field="name")
         try:
-            return storage, (await storage.backends(fresh=True))[name]
+            return storage, (await storage.backends(fresh=True))[found.name]
         except KeyError:
             raise NotFound(f"backend {name} is gone by now") from None
 

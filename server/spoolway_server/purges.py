@@ -56,8 +56,9 @@ class Purges:
         self, name: str, by: str, *, before: datetime | None, cancel_queued: bool, page_token: str
     ) -> Step:
         """Cancel what waits, if asked to, then delete what ended before the first step, for some seconds."""
-        storage, _ = await self._storages.find_backend(name, field="name")
+        storage, backend = await self._storages.find_backend(name, field="name")
         storage.require_usable()
+        name = backend.name
         asked = {
             "purge": name,
             "asked": before.isoformat() if before else "",

@@ -54,7 +54,6 @@ class Reaper:
     def __init__(self, storage: "Storage") -> None:
         """Idle until `run`."""
         self._storage = storage
-        self._provider = storage.provider
         self._clock = storage.clock
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._next_due: datetime | None = None
@@ -105,7 +104,7 @@ class Reaper:
         await self._storage.backends()
         await self._apply_due()
         mine = list(self._storage.leases.sessions.values())
-        views = await self._provider.sessions()
+        views = await self._storage.provider.sessions()
         await self._end_closed({view.session.id for view in views if view.session.state == "LIVE"}, mine)
         await self._close_silent(views)
         await self._sweep_orphans()
@@ -113,7 +112,7 @@ class Reaper:
         self._busy = any(view.leases for view in views)
         limits = [view.session.silence_limit.total_seconds() / 4 for view in views if view.leases]
         self._look_s = min([BUSY_LOOK_S, *limits]) if self._busy else IDLE_LOOK_S
-        stored = await self._provider.next_due()
+        stored = await self._storage.provider.next_due()
         self._next_due = min((t for t in (stored, self._next_due) if t is not None), default=None)
 
     async def _sleep(self) -> None:
@@ -131,7 +130,7 @@ class Reaper:
 
     async def _apply_due(self) -> None:
         while True:
-            page = await self._provider.find(Query(due_before=self._clock.now(), limit=BATCH))
+            page = await self._storage.provider.find(Query(due_before=self._clock.now(), limit=BATCH))
             if not page.jobs:
                 return
             await self._storage.leases.apply([Update(job.key, Due(), known=job) for job in page.jobs])
@@ -143,7 +142,7 @@ class Reaper:
         for session in mine:
             if session.id not in live and not session.closed:
                 try:
-                    await self._provider.renew(session.id, 0)
+                    await self._storage.provider.renew(session.id, 0)
                 except SessionClosed as error:
                     session.end(ending(error.reason))
 
@@ -157,18 +156,18 @@ class Reaper:
             if self._unchanged_for(("session", session.id), what) < limit.total_seconds():
                 continue
             reason = session.reason or "SPOOLER_SILENT"
-            if await self._provider.close_session(session.id, session.beat, reason):
+            if await self._storage.provider.close_session(session.id, session.beat, reason):
                 _log.warning("session closed", session=session.id, spooler=session.spooler_id, reason=reason)
                 await self.sweep_session(session.id, reason)
         self._forget("session", {view.session.id for view in views})
 
     async def sweep_session(self, session_id: str, reason: str) -> None:
         """Take back the jobs of a session that is closed."""
-        page = await self._provider.find(Query(session=session_id, limit=BATCH))
+        page = await self._storage.provider.find(Query(session=session_id, limit=BATCH))
         await self._take_back(page.jobs, reason)
 
     async def _sweep_orphans(self) -> None:
-        page = await self._provider.find(Query(orphaned=True, limit=BATCH))
+        page = await self._storage.provider.find(Query(orphaned=True, limit=BATCH))
         ripe: list[Job] = []
         for job in page.jobs:
             token = job.holder.token if job.holder else ""
@@ -187,7 +186,7 @@ class Reaper:
 
     async def _withdraw_unaccepted(self, detached: Container[str]) -> None:
         """Whose session has no stream any more may have been killed by the job: that counts as a crash."""
-        page = await self._provider.find(Query(states=(State.CLAIMED,), limit=BATCH))
+        page = await self._storage.provider.find(Query(states=(State.CLAIMED,), limit=BATCH))
         updates: list[Update] = []
         for job in page.jobs:
             holder = job.holder

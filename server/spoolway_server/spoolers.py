@@ -89,9 +89,8 @@ class Spoolers:
                 f"name 1 to {MAX_BACKENDS} backends",
                 field=field,
             )
-        return {
-            name: (await self._storages.find_backend(name, field=field))[0] for name in dict.fromkeys(names)
-        }
+        found = [await self._storages.find_backend(name, field=field) for name in dict.fromkeys(names)]
+        return {backend.name: storage for storage, backend in found}
 
     async def open(
         self,

@@ -17,8 +17,9 @@ from spoolway_providers.errors import (
     Unavailable,
     Uncertain,
 )
-from spoolway_providers.interface import Claimed, Hints, Provider
-from spoolway_providers.model import Backend, JobKey, Policy, State, new_token
+from spoolway_providers.interface import Claimed, Hints, Provider, Query
+from spoolway_providers.model import TERMINAL_STATES, Backend, JobKey, Policy, State, new_token
+from spoolway_providers.registry import ProviderTypeError
 from spoolway_providers.rules import SessionGone, Withdraw
 from spoolway_server.admission import JobRules, read_config
 from spoolway_server.clock import Clock
@@ -37,6 +38,8 @@ _log = structlog.get_logger(__name__)
 
 BACKENDS_FRESH_S = 2.0
 """How long a read of the backends serves, so that another process's change is seen within it."""
+COUNT_LIMIT = 1_000_000
+"""Jobs are counted so far."""
 POLL_MAX_S = 30.0
 POLL_MAX_WITHOUT_WAKES_S = 5.0
 PROBE = "probe-"
@@ -52,11 +55,12 @@ class Storage:
         self,
         name: str,
         type_name: str,
-        provider: Provider,
+        make_provider: Callable[[], Provider],
         *,
         policy: Policy,
         clock: Clock,
         description: str = "",
+        owner: str = "",
         active: bool = True,
         metrics: StorageMetrics | None = None,
     ) -> None:
@@ -65,22 +69,27 @@ class Storage:
         Args:
             name: as configured.
             type_name: name of the provider type.
-            provider: not yet open; this object opens and closes it.
+            make_provider: makes one, not yet open; this object opens and closes it. What it raises is the
+                storage's trouble, and it is asked again.
             policy: for backends whose operators have set none.
             clock: the machine's clocks.
             description: for people.
+            owner: who answers for it.
             active: takes submits and gives jobs.
             metrics: its counters; None: some that nobody reads.
         """
         self.name = name
         self.type_name = type_name
-        self.provider = provider
         self.description = description
+        self.owner = owner
         self.active = active
         self.trouble = "not opened yet"
         self.clock = clock
         self.metrics = metrics or Metrics().storage(name)
-        self.feed = Feed(provider)
+        self._make_provider = make_provider
+        self._provider: Provider | None = None
+        self._opening = asyncio.Lock()
+        self.feed = Feed(lambda: self.provider)
         self.leases = Leases(self)
         self.reaper = Reaper(self)
         self.opened = asyncio.Event()
@@ -90,15 +99,25 @@ class Storage:
         self._backends_read_at = float("-inf")
         self._rules: dict[str, tuple[str, JobRules]] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._withdrawals: set[asyncio.Task[None]] = set()
         self.on_health_change: Callable[[], None] = lambda: None
+
+    @property
+    def provider(self) -> Provider:
+        """The provider of the moment, made at the first use; another one once the login has changed."""
+        if self._provider is None:
+            self._provider = self._make_provider()
+        return self._provider
 
     # Life
 
     async def start(self) -> None:
         """Open the provider and set the loops going; what can't be opened is tried again and again."""
-        await self._try()
+        first = self._spawn(self._first_try())
+        await asyncio.wait({first})
+        if first.cancelled():  # stopped meanwhile
+            return
         self._spawn(self._keep_open())
         self._spawn(self._listen())
         self._spawn(self.feed.run())
@@ -114,7 +133,37 @@ class Storage:
             # Again and again: a wait may swallow a cancellation (Python 3.11's wait_for does, if what it
             # waited for has just come).
             _, running = await asyncio.wait(running, timeout=1)
-        await self.provider.close()
+        if self._provider is not None:
+            await self._provider.close()
+
+    def set_active(self, active: bool) -> None:
+        """Let it take submits and give jobs, or not."""
+        self.active = active
+        if active:
+            self.wake(None)
+
+    async def change_login(self, make_provider: Callable[[], Provider]) -> None:
+        """Go on with another provider: the old one finishes what is under way, then the new one is opened.
+
+        Not side by side: two would be two owners where a storage has one. Calls in between are UNAVAILABLE,
+        to be repeated; sessions and leases lie in the storage and go on. Returns after the first try to open
+        the new one.
+        """
+        async with self._opening:
+            self._make_provider = make_provider
+            self.opened.clear()
+            self.report(Unavailable("its login has changed, and it is being opened anew"))
+            old, self._provider = self._provider, None
+            if old is not None:
+                await old.close()
+        self._backends_read_at = float("-inf")
+        self.reaper.pardon()
+        self.feed.restart()
+        if await self._try():
+            self.wake(None)
+
+    async def _first_try(self) -> None:
+        await self._try()
 
     def report(self, error: ProviderError | None) -> None:
         """Tell how the last call went; None: well. Turns the storage's health."""
@@ -147,6 +196,13 @@ class Storage:
                 f"storage {self.name} can't be reached: {self.trouble}",
                 metadata={"storage": self.name},
             )
+
+    async def unfinished(self, limit: int = COUNT_LIMIT) -> int:
+        """How many jobs have not ended, up to `limit`."""
+        self.require_usable()
+        states = tuple(state for state in State if state not in TERMINAL_STATES)
+        with self.noting_trouble():
+            return await self.provider.count(Query(states=states, limit=limit))
 
     def require_active(self) -> None:
         """Raise ServiceError if it takes no new jobs."""
@@ -266,8 +322,11 @@ class Storage:
 
     # Loops
 
-    def _spawn(self, loop: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(loop))
+    def _spawn(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(loop)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _open(self) -> None:
         await self.provider.open()
@@ -293,13 +352,18 @@ class Storage:
     async def _try(self) -> bool:
         """Open it, or ask it something; tells how that went, and returns whether it went well."""
         try:
-            if self.opened.is_set():
-                await self.provider.backends()
-                # Reads may go on where nothing can be written, as on a full disk. What nobody names is swept.
-                await self.provider.stage(f"{PROBE}{new_token()}", 0, b"?")
-                self.report(None)
-            else:
-                await self._open()
+            async with self._opening:
+                if self.opened.is_set():
+                    await self.provider.backends()
+                    # Reads may go on where nothing can be written, as on a full disk. What nobody names is
+                    # swept.
+                    await self.provider.stage(f"{PROBE}{new_token()}", 0, b"?")
+                    self.report(None)
+                else:
+                    await self._open()
+        except (ProviderTypeError, ServiceError, ValueError) as error:
+            # Its provider can't even be made: a package, a key, or a field of the login is missing.
+            self.report(Unavailable(str(error)))
         except ProviderError as error:
             self.report(error)
             if not isinstance(error, Unavailable | LoginRefused | NotOwner):
@@ -313,13 +377,15 @@ class Storage:
 
     async def _listen(self) -> None:
         """Wait for hints and pass them on."""
-        await self.opened.wait()
         while True:
+            await self.opened.wait()
+            provider = self.provider
             try:
-                hints = await self.provider.wait(timedelta(seconds=self.poll_max_s))
+                hints = await provider.wait(timedelta(seconds=self.poll_max_s))
             except ProviderError as error:
-                self.report(error)
-                await asyncio.sleep(1)
+                if provider is self._provider:
+                    self.report(error)
+                    await asyncio.sleep(1)
                 continue
             except Exception:  # noqa: BLE001  # the loop is what wakes all others: whatever happened, it goes on
                 _log.exception("listening failed", storage=self.name)

@@ -1,7 +1,7 @@
 """All storages of this process, and the way from a backend's name to the storage that holds it."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import grpc
 
@@ -9,7 +9,7 @@ from spoolway_providers.errors import NotFound, ProviderError
 from spoolway_providers.interface import Query
 from spoolway_providers.model import Backend, JobKey
 from spoolway_server.errors import ServiceError
-from spoolway_server.names import parse_job_name
+from spoolway_server.names import BackendName, parse_backend_name, parse_job_name
 from spoolway_server.ownership import job_not_found
 from spoolway_server.storage import Storage
 
@@ -23,7 +23,38 @@ class Storages:
         """Hold `storages`; `default` is the name of the one for backends that name none."""
         self.by_name = {storage.name: storage for storage in storages}
         self.default = self.by_name[default]
-        self._routes: dict[str, Storage] = {}
+        self.on_health_change: Callable[[], None] = lambda: None
+        """Called when a storage's health turns, or there is one more or less."""
+        self._routes: Mapping[str, str] = {}
+        self._found: dict[str, Storage] = {}
+        for storage in self.by_name.values():
+            storage.on_health_change = self._health_changed
+
+    def add(self, storage: Storage) -> None:
+        """One more; who adds it starts it."""
+        storage.on_health_change = self._health_changed
+        self.by_name[storage.name] = storage
+        self._found.clear()
+        self._health_changed()
+
+    def remove(self, name: str) -> Storage:
+        """One less: its spoolers are told to leave; who removes it stops it."""
+        storage = self.by_name.pop(name)
+        self._found.clear()
+        storage.feed.end()
+        for session in list(storage.leases.sessions.values()):
+            session.end("STORAGE_REMOVED")
+        self._health_changed()
+        return storage
+
+    def route(self, routes: Mapping[str, str]) -> None:
+        """From now on these backends lie in these storages, whatever else holds a backend of that name."""
+        if routes != self._routes:
+            self._routes = dict(routes)
+            self._found.clear()
+
+    def _health_changed(self) -> None:
+        self.on_health_change()
 
     async def start(self) -> None:
         """Start all, side by side; one in trouble keeps none of the others waiting for ever."""
@@ -38,36 +69,46 @@ class Storages:
         try:
             return self.by_name[name]
         except KeyError:
-            known = ", ".join(sorted(self.by_name))
-            raise ServiceError(
-                grpc.StatusCode.NOT_FOUND,
-                "STORAGE_NOT_FOUND",
-                f"there is no storage {name}; there are: {known}",
-                field=field,
-            ) from None
+            raise self.missing(name, field=field) from None
+
+    def missing(self, name: str, *, field: str = "name") -> ServiceError:
+        """The error for a storage that is not there."""
+        known = ", ".join(sorted(self.by_name))
+        message = f"there is no storage {name}; there are: {known}"
+        return ServiceError(grpc.StatusCode.NOT_FOUND, "STORAGE_NOT_FOUND", message, field=field)
 
     async def find_backend(self, name: str, *, field: str = "backend") -> tuple[Storage, Backend]:
-        """The storage that holds a backend, and the backend; ServiceError if none does.
+        """The storage that holds a backend of this short or long name, and the backend.
 
-        Where a storage that might hold it does not answer, that is the error: nobody is told that a
-        backend does not exist because its storage is down.
+        Raises:
+            ServiceError: none does, or the name says another storage or kind. Where a storage that might
+                hold it does not answer, that is the error: nobody is told that a backend does not exist
+                because its storage is down.
         """
-        storage = self._routes.get(name)
+        asked = parse_backend_name(name, field=field)
+        storage, backend = await self._find(asked.backend, field)
+        if asked.kind:
+            _check_long_name(asked, storage, backend, field)
+        return storage, backend
+
+    async def _find(self, name: str, field: str) -> tuple[Storage, Backend]:
+        storage = self._found.get(name)
         if storage is not None:
             try:
                 return storage, await storage.backend(name)
             except NotFound:
-                del self._routes[name]
+                self._found.pop(name, None)
         trouble: Exception | None = None
-        for candidate in [self.default, *(s for s in self.by_name.values() if s is not self.default)]:
+        for candidate in self._candidates(name):
             try:
                 backend = await candidate.backend(name)
             except NotFound:
                 continue
             except (ProviderError, ServiceError) as error:
-                trouble = error
+                # One that was deactivated in its trouble is given up: others may have new backends.
+                trouble = error if candidate.active else trouble
                 continue
-            self._routes[name] = candidate
+            self._found[name] = candidate
             return candidate, backend
         if trouble is not None:
             raise trouble
@@ -77,6 +118,17 @@ class Storages:
             f"there is no backend {name}; ListBackends tells which there are",
             field=field,
         )
+
+    def _candidates(self, name: str) -> list[Storage]:
+        """The storages that may hold a backend, in the order in which they are asked."""
+        routed = self.by_name.get(self._routes.get(name, ""))
+        if routed is not None:
+            return [routed]
+        return self._in_order()
+
+    def _in_order(self) -> list[Storage]:
+        """The default storage first."""
+        return [self.default, *(s for s in self.by_name.values() if s is not self.default)]
 
     async def find_job(self, name: str, *, field: str = "name") -> tuple[Storage, JobKey]:
         """The storage of a job's name and the job's key; a bare id is looked up in the default storage."""
@@ -106,13 +158,25 @@ class Storages:
         """All backends by name with their storages, and the names of storages that did not answer."""
         found: dict[str, tuple[Storage, Backend]] = {}
         unreachable: list[str] = []
-        for name in sorted(self.by_name):
-            storage = self.by_name[name]
+        for storage in self._in_order():
             try:
                 listed = await storage.backends()
             except (ServiceError, ProviderError):
-                unreachable.append(name)
+                unreachable.append(storage.name)
                 continue
             for backend in listed.values():
-                found.setdefault(backend.name, (storage, backend))
-        return [found[name] for name in sorted(found)], unreachable
+                if storage in self._candidates(backend.name):
+                    found.setdefault(backend.name, (storage, backend))
+        return [found[name] for name in sorted(found)], sorted(unreachable)
+
+
+def _check_long_name(asked: BackendName, storage: Storage, backend: Backend, field: str) -> None:
+    kind = "simulator" if storage.rules(backend).is_simulator else "hardware"
+    if (asked.storage, asked.kind) == (storage.name, kind):
+        return
+    if asked.storage != storage.name:
+        code, reason = grpc.StatusCode.NOT_FOUND, "BACKEND_NOT_FOUND"
+    else:
+        code, reason = grpc.StatusCode.INVALID_ARGUMENT, "BACKEND_KIND_WRONG"
+    message = f"the long name of backend {asked.backend} is {storage.name}_{asked.backend}_{kind}"
+    raise ServiceError(code, reason, message, field=field)

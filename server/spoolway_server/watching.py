@@ -115,7 +115,8 @@ class Watching:
                 await own_job(storage, caller, key, name, field="names")
                 groups.setdefault(storage, []).append(key)
         elif backend:
-            groups[(await self._storages.find_backend(backend))[0]] = []
+            storage, found = await self._storages.find_backend(backend)
+            groups[storage], backend = [], found.name
         else:
             groups = {storage: [] for storage in self._storages.by_name.values()}
             if not self._storages.usable():

@@ -18,6 +18,10 @@ NEVER_REPEATED = {
     "UploadContent",
     "UploadResult",
     "NextJob",
+    # A repeat finds its own work done, and fails: the caller looks first.
+    "CreateStorage",
+    "UpdateStorage",
+    "DeleteStorage",
     # What may have been done already is to be told, not done again.
     "TestStorage",
     "RetryJob",

@@ -13,11 +13,6 @@ MISSING = {
     "JobService": frozenset({"UnregisterBackend"}),
     "StorageAdmin": frozenset(
         {
-            "CreateStorage",
-            "UpdateStorage",
-            "DeleteStorage",
-            "ActivateStorage",
-            "DeactivateStorage",
             "CopyStorage",
             "ImportStorage",
             "GetOperation",
@@ -25,7 +20,6 @@ MISSING = {
             "WatchOperation",
             "CancelOperation",
             "CheckStorage",
-            "GetStorageStats",
             "CreateToken",
             "ListTokens",
             "RevokeToken",
@@ -52,10 +46,11 @@ CONTRACT = {"JobService": JOB_SERVICE.split(), "StorageAdmin": STORAGE_ADMIN.spl
 
 BEYOND = {
     "JobService": frozenset({"ReadContent"}),
-    "StorageAdmin": frozenset({"HoldJob", "ResumeJob", "FailHeldJob"}),
+    "StorageAdmin": frozenset({"HoldJob", "ResumeJob", "FailHeldJob", "GetSignInPage"}),
 }
 """Calls that the contract does not name: ReadContent brings a job above the inline limit to its spooler; the
-state machine has operators hold jobs, resume them and fail those that are held."""
+state machine has operators hold jobs, resume them and fail those that are held; GetSignInPage lets an
+account's owner sign in from afar."""
 
 SERVICES = {
     "JobService": job_service_pb2.DESCRIPTOR.services_by_name["JobService"],

@@ -82,6 +82,11 @@ def extend(**lease: str) -> pb.ExtendLeasesRequest:
     return pb.ExtendLeasesRequest(session=TOKEN, leases=[pb.ExtendedLease(**lease)])
 
 
+def owned(rpc: str, owner: str) -> Any:
+    login = admin_pb.StorageLogin(memory=admin_pb.MemoryLogin())
+    return getattr(admin_pb, f"{rpc}Request")(name="new", owner=owner, login=login)
+
+
 PLACES = [
     Place("SubmitJob", "backend", [*HOSTILE, "", "Sim"], lambda name: pb.SubmitJobRequest(backend=name)),
     *(
@@ -143,6 +148,26 @@ PLACES = [
         "storage",
         [*HOSTILE, "Main"],
         lambda name: pb.RegisterBackendRequest(backend="new", config=b"{}", storage=name),
+    ),
+    *(
+        Place(
+            rpc,
+            "name",
+            [*HOSTILE, "", "Main"],
+            lambda name, rpc=rpc: getattr(admin_pb, f"{rpc}Request")(name=name),
+        )
+        for rpc in (
+            "CreateStorage",
+            "UpdateStorage",
+            "DeleteStorage",
+            "ActivateStorage",
+            "DeactivateStorage",
+            "GetStorageStats",
+        )
+    ),
+    *(
+        Place(rpc, "owner", HOSTILE, lambda name, rpc=rpc: owned(rpc, name))
+        for rpc in ("CreateStorage", "UpdateStorage")
     ),
     Place("GetStorage", "name", [*HOSTILE, "", "Main"], lambda name: admin_pb.GetStorageRequest(name=name)),
     Place("TestStorage", "name", [*HOSTILE, ""], lambda name: admin_pb.TestStorageRequest(name=name)),

@@ -136,7 +136,7 @@ async def test_a_storage_in_trouble_is_shown_and_the_scrape_goes_on(start_lab: S
 
     def spoil(server: SpoolwayServer) -> None:
         storage = server.storages.by_name["main"]
-        storage.provider = measured(Failing(), server.metrics.storage("main"))
+        storage._provider = measured(Failing(), server.metrics.storage("main"))
 
     lab = await start_lab(before_start=spoil, **ON)
     with pytest.raises(grpc.aio.AioRpcError):

@@ -27,7 +27,7 @@ class Replica:
         self.clock = clock
         self.provider = provider
         self.storage = Storage(
-            "main", "memory", provider, policy=Policy(lease_ttl=TTL, resume_grace=GRACE), clock=clock
+            "main", "memory", lambda: provider, policy=Policy(lease_ttl=TTL, resume_grace=GRACE), clock=clock
         )
         self.storage.opened.set()
         self.reaper = self.storage.reaper

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -64,6 +65,10 @@ class Storage(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, storages/{storage}."""
     type: _builtins.str
@@ -76,9 +81,21 @@ class Storage(_message.Message):
     """Holds backends that name no storage."""
     read_only: _builtins.bool
     """Declared in the configuration file: can't be changed by calls."""
+    owner: _builtins.str
+    """Who answers for it: a user's name, or empty."""
+    etag: _builtins.str
+    """Changes with every change; empty for a storage of the configuration file."""
     @_builtins.property
     def health(self) -> Global___StorageHealth:
         """How it stands."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was added; unset for a storage of the configuration file."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last changed; unset for a storage of the configuration file."""
 
     def __init__(
         self,
@@ -90,14 +107,225 @@ class Storage(_message.Message):
         is_default: _builtins.bool = ...,
         read_only: _builtins.bool = ...,
         health: Global___StorageHealth | None = ...,
+        owner: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "health", b"health", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "description", b"description", "health", b"health", "is_default", b"is_default", "name", b"name", "read_only", b"read_only", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "description", b"description", "etag", b"etag", "health", b"health", "is_default", b"is_default", "name", b"name", "owner", b"owner", "read_only", b"read_only", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Storage: _TypeAlias = Storage  # noqa: Y015
+
+@_typing.final
+class StorageLogin(_message.Message):
+    """How a storage is reached: the message of its type. Only ever in requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SQLITE_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
+    MONGODB_FIELD_NUMBER: _builtins.int
+    DROPBOX_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sqlite(self) -> Global___SqliteLogin:
+        """Type sqlite."""
+
+    @_builtins.property
+    def local(self) -> Global___LocalLogin:
+        """Type local."""
+
+    @_builtins.property
+    def mongodb(self) -> Global___MongodbLogin:
+        """Type mongodb."""
+
+    @_builtins.property
+    def dropbox(self) -> Global___DropboxLogin:
+        """Type dropbox."""
+
+    @_builtins.property
+    def memory(self) -> Global___MemoryLogin:
+        """Type memory."""
+
+    @_builtins.property
+    def plugin(self) -> _struct_pb2.Struct:
+        """A type that has no message of its own: its fields by name, as ListProviderTypes tells."""
+
+    def __init__(
+        self,
+        *,
+        sqlite: Global___SqliteLogin | None = ...,
+        local: Global___LocalLogin | None = ...,
+        mongodb: Global___MongodbLogin | None = ...,
+        dropbox: Global___DropboxLogin | None = ...,
+        memory: Global___MemoryLogin | None = ...,
+        plugin: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dropbox", b"dropbox", "local", b"local", "login", b"login", "memory", b"memory", "mongodb", b"mongodb", "plugin", b"plugin", "sqlite", b"sqlite"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropbox", b"dropbox", "local", b"local", "login", b"login", "memory", b"memory", "mongodb", b"mongodb", "plugin", b"plugin", "sqlite", b"sqlite"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_login: _TypeAlias = _typing.Literal["sqlite", "local", "mongodb", "dropbox", "memory", "plugin"]  # noqa: Y015
+    _WhichOneofArgType_login: _TypeAlias = _typing.Literal["login", b"login"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_login) -> _WhichOneofReturnType_login | None: ...
+
+Global___StorageLogin: _TypeAlias = StorageLogin  # noqa: Y015
+
+@_typing.final
+class SqliteLogin(_message.Message):
+    """One SQLite file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path of the file on the server; it and its folder are made. Not on a network file system."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SqliteLogin: _TypeAlias = SqliteLogin  # noqa: Y015
+
+@_typing.final
+class LocalLogin(_message.Message):
+    """A folder of documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_PATH_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    STOCK_SPOOLERS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    base_path: _builtins.str
+    """Path of the folder on the server; it is made. Not on a network file system."""
+    layout: _builtins.str
+    """Names of the folders: local (the default), or backend_files."""
+    stock_spoolers: _builtins.str
+    """Backends, separated by commas, that spoolers of today's systems take jobs of beside this server."""
+    owner: _builtins.str
+    """Who owns a job that somebody dropped into the queue, if its name does not say."""
+    def __init__(
+        self,
+        *,
+        base_path: _builtins.str = ...,
+        layout: _builtins.str = ...,
+        stock_spoolers: _builtins.str = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_path", b"base_path", "layout", b"layout", "owner", b"owner", "stock_spoolers", b"stock_spoolers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalLogin: _TypeAlias = LocalLogin  # noqa: Y015
+
+@_typing.final
+class MongodbLogin(_message.Message):
+    """A MongoDB database: a host with user and password, or a connection string."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MONGODB_USERNAME_FIELD_NUMBER: _builtins.int
+    MONGODB_PASSWORD_FIELD_NUMBER: _builtins.int
+    MONGODB_DATABASE_URL_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    DATABASE_FIELD_NUMBER: _builtins.int
+    mongodb_username: _builtins.str
+    """Name of the database user."""
+    mongodb_password: _builtins.str
+    """Password of the database user. Secret."""
+    mongodb_database_url: _builtins.str
+    """The cluster's host as Atlas gives it."""
+    uri: _builtins.str
+    """A full connection string instead of the three fields. Secret."""
+    database: _builtins.str
+    """Name of the database that holds all; empty is spoolway."""
+    def __init__(
+        self,
+        *,
+        mongodb_username: _builtins.str = ...,
+        mongodb_password: _builtins.str = ...,
+        mongodb_database_url: _builtins.str = ...,
+        uri: _builtins.str = ...,
+        database: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "mongodb_database_url", b"mongodb_database_url", "mongodb_password", b"mongodb_password", "mongodb_username", b"mongodb_username", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MongodbLogin: _TypeAlias = MongodbLogin  # noqa: Y015
+
+@_typing.final
+class DropboxLogin(_message.Message):
+    """A Dropbox account, known by a refresh token or, once, by a code."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_KEY_FIELD_NUMBER: _builtins.int
+    APP_SECRET_FIELD_NUMBER: _builtins.int
+    REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
+    SERVER_ADDRESS_FIELD_NUMBER: _builtins.int
+    AUTHORIZATION_CODE_FIELD_NUMBER: _builtins.int
+    app_key: _builtins.str
+    """App key, from the app console."""
+    app_secret: _builtins.str
+    """App secret, from the app console. Secret."""
+    refresh_token: _builtins.str
+    """Refresh token of the account. Secret."""
+    server_address: _builtins.str
+    """Where this server is reached: what others that use the account are told; empty is its host's name."""
+    authorization_code: _builtins.str
+    """Instead of refresh_token: the code that the page of GetSignInPage shows. The server turns it into a refresh
+    token, which never leaves it. Good once and for some minutes. Secret.
+    """
+    def __init__(
+        self,
+        *,
+        app_key: _builtins.str = ...,
+        app_secret: _builtins.str = ...,
+        refresh_token: _builtins.str = ...,
+        server_address: _builtins.str = ...,
+        authorization_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "app_secret", b"app_secret", "authorization_code", b"authorization_code", "refresh_token", b"refresh_token", "server_address", b"server_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropboxLogin: _TypeAlias = DropboxLogin  # noqa: Y015
+
+@_typing.final
+class MemoryLogin(_message.Message):
+    """The process's memory: gone at its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryLogin: _TypeAlias = MemoryLogin  # noqa: Y015
 
 @_typing.final
 class StorageHealth(_message.Message):
@@ -226,8 +454,195 @@ class GetStorageResponse(_message.Message):
 Global___GetStorageResponse: _TypeAlias = GetStorageResponse  # noqa: Y015
 
 @_typing.final
-class TestStorageRequest(_message.Message):
-    """Request of TestStorage."""
+class CreateStorageRequest(_message.Message):
+    """Request of CreateStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    INACTIVE_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 64 of a-z and 0-9; not in use."""
+    type: _builtins.str
+    """Name of the provider type; may be empty if the login says it."""
+    description: _builtins.str
+    """Up to 1,000 characters, for people."""
+    owner: _builtins.str
+    """Who answers for it: a user's name; empty is the caller."""
+    inactive: _builtins.bool
+    """Takes no submits and gives no jobs until ActivateStorage."""
+    @_builtins.property
+    def login(self) -> Global___StorageLogin:
+        """How it is reached. Never in an answer."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        description: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        inactive: _builtins.bool = ...,
+        login: Global___StorageLogin | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["login", b"login"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "inactive", b"inactive", "login", b"login", "name", b"name", "owner", b"owner", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateStorageRequest: _TypeAlias = CreateStorageRequest  # noqa: Y015
+
+@_typing.final
+class CreateStorageResponse(_message.Message):
+    """Response of CreateStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The storage."""
+
+    def __init__(
+        self,
+        *,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateStorageResponse: _TypeAlias = CreateStorageResponse  # noqa: Y015
+
+@_typing.final
+class UpdateStorageRequest(_message.Message):
+    """Request of UpdateStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or storages/{storage}."""
+    etag: _builtins.str
+    """From Storage.etag; empty: whatever it is now."""
+    description: _builtins.str
+    """Up to 1,000 characters, for people."""
+    owner: _builtins.str
+    """Who answers for it: a user's name, or empty."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Any of description, owner, login; login.FIELD changes one field of the login and keeps the others, such as
+        login.refresh_token. Empty: whichever of the three is set here.
+        """
+
+    @_builtins.property
+    def login(self) -> Global___StorageLogin:
+        """How it is reached; its type can't change."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        description: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        login: Global___StorageLogin | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["login", b"login", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "etag", b"etag", "login", b"login", "name", b"name", "owner", b"owner", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateStorageRequest: _TypeAlias = UpdateStorageRequest  # noqa: Y015
+
+@_typing.final
+class UpdateStorageResponse(_message.Message):
+    """Response of UpdateStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The storage."""
+
+    def __init__(
+        self,
+        *,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateStorageResponse: _TypeAlias = UpdateStorageResponse  # noqa: Y015
+
+@_typing.final
+class DeleteStorageRequest(_message.Message):
+    """Request of DeleteStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or storages/{storage}."""
+    etag: _builtins.str
+    """From Storage.etag; empty: whatever it is now."""
+    force: _builtins.bool
+    """Also if it holds jobs that have not ended, or does not answer."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStorageRequest: _TypeAlias = DeleteStorageRequest  # noqa: Y015
+
+@_typing.final
+class DeleteStorageResponse(_message.Message):
+    """Response of DeleteStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStorageResponse: _TypeAlias = DeleteStorageResponse  # noqa: Y015
+
+@_typing.final
+class ActivateStorageRequest(_message.Message):
+    """Request of ActivateStorage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -242,6 +657,232 @@ class TestStorageRequest(_message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateStorageRequest: _TypeAlias = ActivateStorageRequest  # noqa: Y015
+
+@_typing.final
+class ActivateStorageResponse(_message.Message):
+    """Response of ActivateStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The storage."""
+
+    def __init__(
+        self,
+        *,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateStorageResponse: _TypeAlias = ActivateStorageResponse  # noqa: Y015
+
+@_typing.final
+class DeactivateStorageRequest(_message.Message):
+    """Request of DeactivateStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or storages/{storage}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeactivateStorageRequest: _TypeAlias = DeactivateStorageRequest  # noqa: Y015
+
+@_typing.final
+class DeactivateStorageResponse(_message.Message):
+    """Response of DeactivateStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The storage."""
+
+    def __init__(
+        self,
+        *,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeactivateStorageResponse: _TypeAlias = DeactivateStorageResponse  # noqa: Y015
+
+@_typing.final
+class GetStorageStatsRequest(_message.Message):
+    """Request of GetStorageStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or storages/{storage}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStorageStatsRequest: _TypeAlias = GetStorageStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetStorageStatsResponse(_message.Message):
+    """Response of GetStorageStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class JobsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BACKENDS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    backends: _builtins.int
+    """Backends that lie in it."""
+    unfinished_jobs: _builtins.int
+    """Jobs that have not ended."""
+    sessions: _builtins.int
+    """Sessions of spoolers that live."""
+    @_builtins.property
+    def jobs(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Jobs in each state that has any, by the state's name, such as QUEUED; 1,000,000 means as many or more."""
+
+    def __init__(
+        self,
+        *,
+        backends: _builtins.int = ...,
+        jobs: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        unfinished_jobs: _builtins.int = ...,
+        sessions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "jobs", b"jobs", "sessions", b"sessions", "unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStorageStatsResponse: _TypeAlias = GetStorageStatsResponse  # noqa: Y015
+
+@_typing.final
+class GetSignInPageRequest(_message.Message):
+    """Request of GetSignInPage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def login(self) -> Global___StorageLogin:
+        """The login as far as it is known: for dropbox app_key and app_secret."""
+
+    def __init__(
+        self,
+        *,
+        login: Global___StorageLogin | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["login", b"login"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["login", b"login"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSignInPageRequest: _TypeAlias = GetSignInPageRequest  # noqa: Y015
+
+@_typing.final
+class GetSignInPageResponse(_message.Message):
+    """Response of GetSignInPage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """To be opened in a browser by the account's owner."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSignInPageResponse: _TypeAlias = GetSignInPageResponse  # noqa: Y015
+
+@_typing.final
+class TestStorageRequest(_message.Message):
+    """Request of TestStorage: a saved storage, a login that is not saved, or a saved storage with another login."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Short name, or storages/{storage}; empty: only the login is tried."""
+    type: _builtins.str
+    """Name of the provider type, where neither name nor login says it."""
+    @_builtins.property
+    def login(self) -> Global___StorageLogin:
+        """Instead of the saved login. What is tried with it is opened, and closed again."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        login: Global___StorageLogin | None = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["login", b"login"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["login", b"login", "name", b"name", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,12 +1003,15 @@ class ProviderType(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LOGIN_FIELDS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    SIGNS_IN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Such as sqlite."""
     description: _builtins.str
     """One sentence."""
     unavailable: _builtins.str
     """Empty, or why it can't be used, such as an extra that is not installed."""
+    signs_in: _builtins.bool
+    """Its owner may sign in by GetSignInPage instead of giving a secret."""
     @_builtins.property
     def login_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoginField]:
         """What its login consists of."""
@@ -379,10 +1023,11 @@ class ProviderType(_message.Message):
         description: _builtins.str = ...,
         login_fields: _abc.Iterable[Global___LoginField] | None = ...,
         unavailable: _builtins.str = ...,
+        signs_in: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "login_fields", b"login_fields", "name", b"name", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "login_fields", b"login_fields", "name", b"name", "signs_in", b"signs_in", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class StorageAdminStub(object):
-    """Shows and tests the storages that hold backends and jobs, and rules over the backends.
+    """Adds, changes, shows and tests the storages that hold backends and jobs, and rules over the backends. A change
+    reaches every process that shares the catalog within 2 s; jobs that run go on.
     """
 
     def __init__(self, channel):
@@ -35,6 +36,41 @@ class StorageAdminStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateStorage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/CreateStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateStorageResponse.FromString,
+                _registered_method=True)
+        self.UpdateStorage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/UpdateStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.UpdateStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.UpdateStorageResponse.FromString,
+                _registered_method=True)
+        self.DeleteStorage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/DeleteStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.DeleteStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.DeleteStorageResponse.FromString,
+                _registered_method=True)
+        self.ActivateStorage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ActivateStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ActivateStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ActivateStorageResponse.FromString,
+                _registered_method=True)
+        self.DeactivateStorage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/DeactivateStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.DeactivateStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.DeactivateStorageResponse.FromString,
+                _registered_method=True)
+        self.GetStorageStats = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/GetStorageStats',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.GetStorageStatsRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.GetStorageStatsResponse.FromString,
+                _registered_method=True)
+        self.GetSignInPage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/GetSignInPage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.GetSignInPageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.GetSignInPageResponse.FromString,
+                _registered_method=True)
         self.ListStorages = channel.unary_unary(
                 '/spoolway.v1.StorageAdmin/ListStorages',
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListStoragesRequest.SerializeToString,
@@ -103,8 +139,65 @@ class StorageAdminStub(object):
 
 
 class StorageAdminServicer(object):
-    """Shows and tests the storages that hold backends and jobs, and rules over the backends.
+    """Adds, changes, shows and tests the storages that hold backends and jobs, and rules over the backends. A change
+    reaches every process that shares the catalog within 2 s; jobs that run go on.
     """
+
+    def CreateStorage(self, request, context):
+        """Adds a storage, and waits some seconds for it to open: health tells how that went. Repeated it is
+        ALREADY_EXISTS. FAILED_PRECONDITION (KEY_MISSING) if the login has a secret and the server no key to encrypt
+        it with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateStorage(self, request, context):
+        """Changes the fields that update_mask names. With another login the storage is opened anew, without a restart:
+        calls in between are UNAVAILABLE, sessions and leases go on. ABORTED (ETAG_MISMATCH) if somebody else changed
+        it first. Safe to repeat with the new etag.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteStorage(self, request, context):
+        """Forgets a storage and its login; what lies in it stays there. FAILED_PRECONDITION (STORAGE_IN_USE) while it
+        holds jobs that have not ended, or can't tell, unless forced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateStorage(self, request, context):
+        """Lets it take submits and give jobs. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeactivateStorage(self, request, context):
+        """It takes no submits and gives no jobs any more, and says so (STORAGE_INACTIVE); jobs that run end as always.
+        Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStorageStats(self, request, context):
+        """Counts what lies in a storage. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSignInPage(self, request, context):
+        """The page where the owner of an account lets this server in, for types that sign in so. The page shows a code
+        for the login's authorization_code. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def ListStorages(self, request, context):
         """All storages; one in trouble is listed with its trouble. Safe to repeat.
@@ -122,7 +215,7 @@ class StorageAdminServicer(object):
 
     def TestStorage(self, request, context):
         """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
-        again. A failed step is no error of the call: it is in the answer, with advice.
+        again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,6 +319,41 @@ class StorageAdminServicer(object):
 
 def add_StorageAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateStorageResponse.SerializeToString,
+            ),
+            'UpdateStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.UpdateStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.UpdateStorageResponse.SerializeToString,
+            ),
+            'DeleteStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.DeleteStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.DeleteStorageResponse.SerializeToString,
+            ),
+            'ActivateStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ActivateStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ActivateStorageResponse.SerializeToString,
+            ),
+            'DeactivateStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeactivateStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.DeactivateStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.DeactivateStorageResponse.SerializeToString,
+            ),
+            'GetStorageStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStorageStats,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.GetStorageStatsRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.GetStorageStatsResponse.SerializeToString,
+            ),
+            'GetSignInPage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSignInPage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.GetSignInPageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.GetSignInPageResponse.SerializeToString,
+            ),
             'ListStorages': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStorages,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListStoragesRequest.FromString,
@@ -300,8 +428,198 @@ def add_StorageAdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StorageAdmin(object):
-    """Shows and tests the storages that hold backends and jobs, and rules over the backends.
+    """Adds, changes, shows and tests the storages that hold backends and jobs, and rules over the backends. A change
+    reaches every process that shares the catalog within 2 s; jobs that run go on.
     """
+
+    @staticmethod
+    def CreateStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/CreateStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.CreateStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.CreateStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/UpdateStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.UpdateStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.UpdateStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/DeleteStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.DeleteStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.DeleteStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ActivateStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.ActivateStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ActivateStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeactivateStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/DeactivateStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.DeactivateStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.DeactivateStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStorageStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/GetStorageStats',
+            spoolway_dot_v1_dot_storage__admin__pb2.GetStorageStatsRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.GetStorageStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSignInPage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/GetSignInPage',
+            spoolway_dot_v1_dot_storage__admin__pb2.GetSignInPageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.GetSignInPageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def ListStorages(request,

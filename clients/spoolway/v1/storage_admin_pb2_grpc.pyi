@@ -27,19 +27,47 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StorageAdminStub:
-    """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
+    """Adds, changes, shows and tests the storages that hold backends and jobs, and rules over the backends. A change
+    reaches every process that shares the catalog within 2 s; jobs that run go on.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StorageAdminAsyncStub: ...
+    CreateStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.CreateStorageRequest, _storage_admin_pb2.CreateStorageResponse]
+    """Adds a storage, and waits some seconds for it to open: health tells how that went. Repeated it is
+    ALREADY_EXISTS. FAILED_PRECONDITION (KEY_MISSING) if the login has a secret and the server no key to encrypt
+    it with.
+    """
+    UpdateStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.UpdateStorageRequest, _storage_admin_pb2.UpdateStorageResponse]
+    """Changes the fields that update_mask names. With another login the storage is opened anew, without a restart:
+    calls in between are UNAVAILABLE, sessions and leases go on. ABORTED (ETAG_MISMATCH) if somebody else changed
+    it first. Safe to repeat with the new etag.
+    """
+    DeleteStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.DeleteStorageRequest, _storage_admin_pb2.DeleteStorageResponse]
+    """Forgets a storage and its login; what lies in it stays there. FAILED_PRECONDITION (STORAGE_IN_USE) while it
+    holds jobs that have not ended, or can't tell, unless forced.
+    """
+    ActivateStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ActivateStorageRequest, _storage_admin_pb2.ActivateStorageResponse]
+    """Lets it take submits and give jobs. Safe to repeat."""
+    DeactivateStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.DeactivateStorageRequest, _storage_admin_pb2.DeactivateStorageResponse]
+    """It takes no submits and gives no jobs any more, and says so (STORAGE_INACTIVE); jobs that run end as always.
+    Safe to repeat.
+    """
+    GetStorageStats: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.GetStorageStatsRequest, _storage_admin_pb2.GetStorageStatsResponse]
+    """Counts what lies in a storage. Safe to repeat."""
+    GetSignInPage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.GetSignInPageRequest, _storage_admin_pb2.GetSignInPageResponse]
+    """The page where the owner of an account lets this server in, for types that sign in so. The page shows a code
+    for the login's authorization_code. Safe to repeat.
+    """
     ListStorages: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListStoragesRequest, _storage_admin_pb2.ListStoragesResponse]
     """All storages; one in trouble is listed with its trouble. Safe to repeat."""
     GetStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.GetStorageRequest, _storage_admin_pb2.GetStorageResponse]
     """One storage. Safe to repeat."""
     TestStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.TestStorageRequest, _storage_admin_pb2.TestStorageResponse]
     """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
-    again. A failed step is no error of the call: it is in the answer, with advice.
+    again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
     """
     ListProviderTypes: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListProviderTypesRequest, _storage_admin_pb2.ListProviderTypesResponse]
     """The types of storage that this server can hold, plug-ins included, and what each login consists of."""
@@ -96,16 +124,44 @@ class StorageAdminStub:
 
 @_typing.type_check_only
 class StorageAdminAsyncStub(StorageAdminStub):
-    """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
+    """Adds, changes, shows and tests the storages that hold backends and jobs, and rules over the backends. A change
+    reaches every process that shares the catalog within 2 s; jobs that run go on.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.CreateStorageRequest, _storage_admin_pb2.CreateStorageResponse]  # type: ignore[assignment]
+    """Adds a storage, and waits some seconds for it to open: health tells how that went. Repeated it is
+    ALREADY_EXISTS. FAILED_PRECONDITION (KEY_MISSING) if the login has a secret and the server no key to encrypt
+    it with.
+    """
+    UpdateStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.UpdateStorageRequest, _storage_admin_pb2.UpdateStorageResponse]  # type: ignore[assignment]
+    """Changes the fields that update_mask names. With another login the storage is opened anew, without a restart:
+    calls in between are UNAVAILABLE, sessions and leases go on. ABORTED (ETAG_MISMATCH) if somebody else changed
+    it first. Safe to repeat with the new etag.
+    """
+    DeleteStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.DeleteStorageRequest, _storage_admin_pb2.DeleteStorageResponse]  # type: ignore[assignment]
+    """Forgets a storage and its login; what lies in it stays there. FAILED_PRECONDITION (STORAGE_IN_USE) while it
+    holds jobs that have not ended, or can't tell, unless forced.
+    """
+    ActivateStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ActivateStorageRequest, _storage_admin_pb2.ActivateStorageResponse]  # type: ignore[assignment]
+    """Lets it take submits and give jobs. Safe to repeat."""
+    DeactivateStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.DeactivateStorageRequest, _storage_admin_pb2.DeactivateStorageResponse]  # type: ignore[assignment]
+    """It takes no submits and gives no jobs any more, and says so (STORAGE_INACTIVE); jobs that run end as always.
+    Safe to repeat.
+    """
+    GetStorageStats: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.GetStorageStatsRequest, _storage_admin_pb2.GetStorageStatsResponse]  # type: ignore[assignment]
+    """Counts what lies in a storage. Safe to repeat."""
+    GetSignInPage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.GetSignInPageRequest, _storage_admin_pb2.GetSignInPageResponse]  # type: ignore[assignment]
+    """The page where the owner of an account lets this server in, for types that sign in so. The page shows a code
+    for the login's authorization_code. Safe to repeat.
+    """
     ListStorages: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListStoragesRequest, _storage_admin_pb2.ListStoragesResponse]  # type: ignore[assignment]
     """All storages; one in trouble is listed with its trouble. Safe to repeat."""
     GetStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.GetStorageRequest, _storage_admin_pb2.GetStorageResponse]  # type: ignore[assignment]
     """One storage. Safe to repeat."""
     TestStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.TestStorageRequest, _storage_admin_pb2.TestStorageResponse]  # type: ignore[assignment]
     """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
-    again. A failed step is no error of the call: it is in the answer, with advice.
+    again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
     """
     ListProviderTypes: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListProviderTypesRequest, _storage_admin_pb2.ListProviderTypesResponse]  # type: ignore[assignment]
     """The types of storage that this server can hold, plug-ins included, and what each login consists of."""
@@ -161,7 +217,77 @@ class StorageAdminAsyncStub(StorageAdminStub):
     """
 
 class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
-    """Shows and tests the storages that hold backends and jobs, and rules over the backends."""
+    """Adds, changes, shows and tests the storages that hold backends and jobs, and rules over the backends. A change
+    reaches every process that shares the catalog within 2 s; jobs that run go on.
+    """
+
+    @_abc_1.abstractmethod
+    def CreateStorage(
+        self,
+        request: _storage_admin_pb2.CreateStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.CreateStorageResponse, _abc.Awaitable[_storage_admin_pb2.CreateStorageResponse]]:
+        """Adds a storage, and waits some seconds for it to open: health tells how that went. Repeated it is
+        ALREADY_EXISTS. FAILED_PRECONDITION (KEY_MISSING) if the login has a secret and the server no key to encrypt
+        it with.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateStorage(
+        self,
+        request: _storage_admin_pb2.UpdateStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.UpdateStorageResponse, _abc.Awaitable[_storage_admin_pb2.UpdateStorageResponse]]:
+        """Changes the fields that update_mask names. With another login the storage is opened anew, without a restart:
+        calls in between are UNAVAILABLE, sessions and leases go on. ABORTED (ETAG_MISMATCH) if somebody else changed
+        it first. Safe to repeat with the new etag.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteStorage(
+        self,
+        request: _storage_admin_pb2.DeleteStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.DeleteStorageResponse, _abc.Awaitable[_storage_admin_pb2.DeleteStorageResponse]]:
+        """Forgets a storage and its login; what lies in it stays there. FAILED_PRECONDITION (STORAGE_IN_USE) while it
+        holds jobs that have not ended, or can't tell, unless forced.
+        """
+
+    @_abc_1.abstractmethod
+    def ActivateStorage(
+        self,
+        request: _storage_admin_pb2.ActivateStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ActivateStorageResponse, _abc.Awaitable[_storage_admin_pb2.ActivateStorageResponse]]:
+        """Lets it take submits and give jobs. Safe to repeat."""
+
+    @_abc_1.abstractmethod
+    def DeactivateStorage(
+        self,
+        request: _storage_admin_pb2.DeactivateStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.DeactivateStorageResponse, _abc.Awaitable[_storage_admin_pb2.DeactivateStorageResponse]]:
+        """It takes no submits and gives no jobs any more, and says so (STORAGE_INACTIVE); jobs that run end as always.
+        Safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def GetStorageStats(
+        self,
+        request: _storage_admin_pb2.GetStorageStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.GetStorageStatsResponse, _abc.Awaitable[_storage_admin_pb2.GetStorageStatsResponse]]:
+        """Counts what lies in a storage. Safe to repeat."""
+
+    @_abc_1.abstractmethod
+    def GetSignInPage(
+        self,
+        request: _storage_admin_pb2.GetSignInPageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.GetSignInPageResponse, _abc.Awaitable[_storage_admin_pb2.GetSignInPageResponse]]:
+        """The page where the owner of an account lets this server in, for types that sign in so. The page shows a code
+        for the login's authorization_code. Safe to repeat.
+        """
 
     @_abc_1.abstractmethod
     def ListStorages(
@@ -186,7 +312,7 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_storage_admin_pb2.TestStorageResponse, _abc.Awaitable[_storage_admin_pb2.TestStorageResponse]]:
         """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
-        again. A failed step is no error of the call: it is in the answer, with advice.
+        again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
         """
 
     @_abc_1.abstractmethod

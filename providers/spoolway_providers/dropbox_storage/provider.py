@@ -14,6 +14,7 @@ from spoolway_providers.dropbox_storage.names import Layout
 from spoolway_providers.dropbox_storage.office import Office
 from spoolway_providers.dropbox_storage.ownership import Ownership, seconds_awake_or_asleep
 from spoolway_providers.dropbox_storage.probing import probe
+from spoolway_providers.dropbox_storage.signin import authorization_url, login_from_code
 from spoolway_providers.dropbox_storage.tenure import MAX_DOCUMENT_BYTES, Tenure
 from spoolway_providers.dropbox_storage.timings import Timings
 from spoolway_providers.errors import NotOwner, ProviderError, Unavailable
@@ -52,6 +53,7 @@ class DropboxProvider(Provider):
     """One Dropbox account, in the folders of today's systems."""
 
     description = "A Dropbox account: needs no server of its own, and is as slow as calls over the internet."
+    signs_in = True
     login_fields = (
         LoginField("app_key", "App key, from the app console"),
         LoginField("app_secret", "App secret, from the app console", secret=True),
@@ -110,6 +112,18 @@ class DropboxProvider(Provider):
                 raise ValueError(f"{name}: must be a text that is not empty")
         signs_in = {name: login[name] for name in ("app_key", "app_secret", "refresh_token")}
         return cls(Login(**signs_in), address=login.get("server_address", ""))
+
+    @classmethod
+    def sign_in_page(cls, login: Mapping[str, Any]) -> str:
+        """Needs `app_key` and `app_secret`; see the interface."""
+        return authorization_url(*_app_of(login))
+
+    @classmethod
+    async def finish_sign_in(cls, login: Mapping[str, Any], code: str) -> Mapping[str, Any]:
+        """Exchange the code for a refresh token; see the interface."""
+        app_key, app_secret = _app_of(login)
+        signed_in = await asyncio.to_thread(login_from_code, app_key, app_secret, code)
+        return {**login, "refresh_token": signed_in.refresh_token}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -342,6 +356,16 @@ class DropboxProvider(Provider):
             return await probe(calls, self._layout)
         finally:
             calls.close()
+
+
+def _app_of(login: Mapping[str, Any]) -> tuple[str, str]:
+    app = []
+    for name in ("app_key", "app_secret"):
+        value = login.get(name)
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{name}: must be a text that is not empty, to sign in with")
+        app.append(value)
+    return app[0], app[1]
 
 
 async def _leave_quietly(ownership: Ownership) -> None:

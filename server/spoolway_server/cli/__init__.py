@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from spoolway_server.cli import backends, config, demo, jobs, serve, spoolers, storages
+from spoolway_server.cli import backends, config, demo, jobs, keys, serve, spoolers, storages
 from spoolway_server.cli.exits import ExitCode
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app = typer.Typer(
 storage_app = typer.Typer(help="Look after one storage.", no_args_is_help=True)
 backend_app = typer.Typer(help="Look after one backend.", no_args_is_help=True)
 spooler_app = typer.Typer(help="Look after the spoolers.", no_args_is_help=True)
+admin_app = typer.Typer(help="Look after the server's keys.", no_args_is_help=True)
 config_app = typer.Typer(help="Look after the server's configuration.", no_args_is_help=True)
 
 _FOR_CLIENTS = "Jobs"
@@ -55,6 +56,7 @@ app.command(rich_help_panel=_FOR_OPERATORS)(demo.demo)
 app.add_typer(backend_app, name="backend", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(spooler_app, name="spooler", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(storage_app, name="storage", rich_help_panel=_FOR_OPERATORS)
+app.add_typer(admin_app, name="admin", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(config_app, name="config", rich_help_panel=_FOR_OPERATORS)
 storage_app.command("test")(storages.try_storage)
 backend_app.command("list")(backends.list_backends)
@@ -65,6 +67,8 @@ backend_app.command("policy")(backends.policy)
 backend_app.command("purge")(backends.purge)
 spooler_app.command("list")(spoolers.list_spoolers)
 spooler_app.command("revoke")(spoolers.revoke)
+admin_app.command("new-key")(keys.make_key)
+admin_app.command("rotate-key")(keys.rotate_key)
 config_app.command("check")(config.check)
 
 

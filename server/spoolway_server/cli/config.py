@@ -33,6 +33,7 @@ def check(
 ) -> None:
     """Check a configuration, environment included: all mistakes, or what the server would do."""
     config = read_config(file)
+    _check_key(config)
     document = _without_logins(config)
     if as_json:
         write_json(document)
@@ -57,6 +58,16 @@ def read_config(file: Path | None, overrides: Mapping[str, object] | None = None
         lines = "".join(f"\n  {mistake}" for mistake in error.mistakes)
         what = "is one mistake" if count == 1 else f"are {count} mistakes"
         fail(f"there {what} in the configuration ({file or 'environment alone'}):{lines}", ExitCode.REFUSED)
+
+
+def _check_key(config: Config) -> None:
+    # Only now: it brings gRPC.
+    from spoolway_server.vault import KeyMistake, Vault
+
+    try:
+        Vault.load(config.catalog.key_file, os.environ)
+    except KeyMistake as error:
+        fail(str(error), ExitCode.REFUSED)
 
 
 def _without_logins(config: Config) -> dict[str, Any]:

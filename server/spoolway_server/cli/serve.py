@@ -50,8 +50,12 @@ def serve(
 async def _run(settings: Config) -> None:
     # Only now: it brings gRPC and the storages' drivers.
     from spoolway_server.app import SpoolwayServer
+    from spoolway_server.vault import KeyMistake
 
-    server = SpoolwayServer(settings)
+    try:
+        server = SpoolwayServer(settings)
+    except KeyMistake as error:
+        fail(str(error), ExitCode.REFUSED)
     await server.start()
     serving = asyncio.create_task(server.run_until_signal())
     # Until it listens for signals: who reads the address may send one at once.

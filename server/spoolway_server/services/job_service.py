@@ -19,7 +19,7 @@ from spoolway_server.explaining import Explanation, explain
 from spoolway_server.guard import Context
 from spoolway_server.jobs import JobRequest, Jobs, UploadRef, result_ref
 from spoolway_server.leases import Update
-from spoolway_server.names import backend_name, lease_token, resource_id, storage_name
+from spoolway_server.names import backend_name, lease_token, resource_id, short_backend_name, storage_name
 from spoolway_server.ownership import any_job
 from spoolway_server.services.lease_updates import complete_update, fail_event, leased_key
 from spoolway_server.services.parts import chunks, first_part
@@ -303,7 +303,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._caller(context)
         storage = storage_name(request.storage, field="storage") if request.storage else ""
         backend = await self._backends.register(
-            backend_name(request.backend), request.config, request.etag, storage, request.public_key
+            short_backend_name(request.backend), request.config, request.etag, storage, request.public_key
         )
         return pb.RegisterBackendResponse(backend=backend)
 

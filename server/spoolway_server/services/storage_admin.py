@@ -1,28 +1,41 @@
 """StorageAdmin: translates, calls, translates."""
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import grpc
 
 from spoolway.v1 import storage_admin_pb2 as pb
 from spoolway.v1 import storage_admin_pb2_grpc
+from spoolway_providers.interface import Query, Step
+from spoolway_providers.model import SessionState, State
 from spoolway_providers.registry import ProviderTypeError, provider_class, provider_types
+from spoolway_server.added import AddedStorages
+from spoolway_server.audit import Audit
 from spoolway_server.auth import Authenticator
 from spoolway_server.backends import Backends
+from spoolway_server.clock import Clock
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
 from spoolway_server.jobs import Jobs
-from spoolway_server.names import backend_name, session_id, storage_name
+from spoolway_server.names import backend_name, parse_backend_name, session_id, storage_name, user_name
+from spoolway_server.new_logins import LoginChange, checked_login, sign_in_page
 from spoolway_server.policies import Policies
 from spoolway_server.purges import Purges
 from spoolway_server.roster import Listed, Roster
 from spoolway_server.services.job_service import page_size
-from spoolway_server.storage import Storage
+from spoolway_server.services.logins import read_login
+from spoolway_server.storage import COUNT_LIMIT, Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
 from spoolway_server.translate import duration, job_to_proto, policy_changes, time_from, timestamp
+from spoolway_server.trials import try_login
 
 __all__ = ["StorageAdmin"]
+
+_UPDATABLE = ("description", "owner", "login")
+_LOGIN_PATH = re.compile(r"login\.[A-Za-z0-9_]{1,64}")
 
 
 class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
@@ -32,21 +45,100 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self,
         *,
         storages: Storages,
+        added: AddedStorages,
         jobs: Jobs,
         backends: Backends,
         policies: Policies,
         purges: Purges,
         roster: Roster,
+        audit: Audit,
         authenticator: Authenticator,
+        clock: Clock,
     ) -> None:
         """Translate for these."""
         self._storages = storages
+        self._added = added
         self._jobs = jobs
         self._backends = backends
         self._policies = policies
         self._purges = purges
         self._roster = roster
+        self._audit = audit
+        self._clock = clock
         self._caller = authenticator.authenticate
+
+    # Storages: changes
+
+    async def CreateStorage(
+        self, request: pb.CreateStorageRequest, context: Context
+    ) -> pb.CreateStorageResponse:
+        caller = self._caller(context)
+        name = storage_name(request.name)
+        owner = user_name(request.owner, field="owner") if request.owner else caller.name
+        async with self._audit.of(caller, "CreateStorage", f"storages/{name}") as deed:
+            type_name, fields = read_login(request.login, request.type)
+            login = await checked_login(type_name, fields)
+            deed.detail = f"type {login.type}, owner {owner}" + (", inactive" if request.inactive else "")
+            storage = await self._added.create(
+                name, login, description=request.description, owner=owner, active=not request.inactive
+            )
+        return pb.CreateStorageResponse(storage=self._show(storage))
+
+    async def UpdateStorage(
+        self, request: pb.UpdateStorageRequest, context: Context
+    ) -> pb.UpdateStorageResponse:
+        caller = self._caller(context)
+        name = storage_name(request.name)
+        async with self._audit.of(caller, "UpdateStorage", f"storages/{name}") as deed:
+            paths = _update_paths(request)
+            deed.detail = f"fields {', '.join(paths)}"
+            storage = await self._added.update(
+                name,
+                etag=request.etag,
+                description=request.description if "description" in paths else None,
+                owner=_owner(request) if "owner" in paths else None,
+                login=self._login_change(request, paths, name),
+            )
+        return pb.UpdateStorageResponse(storage=self._show(storage))
+
+    def _login_change(
+        self, request: pb.UpdateStorageRequest, paths: Sequence[str], name: str
+    ) -> LoginChange | None:
+        only = [path.removeprefix("login.") for path in paths if path.startswith("login.")]
+        if not only and "login" not in paths:
+            return None
+        _, fields = read_login(request.login, self._storages.get(name).type_name)
+        return LoginChange(fields, only=None if "login" in paths else only)
+
+    async def DeleteStorage(
+        self, request: pb.DeleteStorageRequest, context: Context
+    ) -> pb.DeleteStorageResponse:
+        caller = self._caller(context)
+        name = storage_name(request.name)
+        async with self._audit.of(caller, "DeleteStorage", f"storages/{name}") as deed:
+            deed.detail = "forced" if request.force else ""
+            await self._added.delete(name, etag=request.etag, force=request.force)
+        return pb.DeleteStorageResponse()
+
+    async def ActivateStorage(
+        self, request: pb.ActivateStorageRequest, context: Context
+    ) -> pb.ActivateStorageResponse:
+        storage = await self._set_active(context, request.name, "ActivateStorage", active=True)
+        return pb.ActivateStorageResponse(storage=storage)
+
+    async def DeactivateStorage(
+        self, request: pb.DeactivateStorageRequest, context: Context
+    ) -> pb.DeactivateStorageResponse:
+        storage = await self._set_active(context, request.name, "DeactivateStorage", active=False)
+        return pb.DeactivateStorageResponse(storage=storage)
+
+    async def _set_active(self, context: Context, asked: str, call: str, *, active: bool) -> pb.Storage:
+        caller = self._caller(context)
+        name = storage_name(asked)
+        async with self._audit.of(caller, call, f"storages/{name}"):
+            return self._show(await self._added.update(name, active=active))
+
+    # Storages: looking and trying
 
     async def ListStorages(
         self, request: pb.ListStoragesRequest, context: Context
@@ -65,17 +157,43 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self._caller(context)
         return pb.GetStorageResponse(storage=self._show(self._storages.get(storage_name(request.name))))
 
-    async def TestStorage(self, request: pb.TestStorageRequest, context: Context) -> pb.TestStorageResponse:
+    async def GetStorageStats(
+        self, request: pb.GetStorageStatsRequest, context: Context
+    ) -> pb.GetStorageStatsResponse:
         self._caller(context)
         storage = self._storages.get(storage_name(request.name))
-        if not storage.opened.is_set():
-            step = pb.TestStep(name="open", passed=False, advice=storage.trouble)
+        storage.require_usable()
+        with storage.noting_trouble():
+            jobs = {
+                state.value: await storage.provider.count(Query(states=(state,), limit=COUNT_LIMIT))
+                for state in State
+            }
+            sessions = await storage.provider.sessions()
+        return pb.GetStorageStatsResponse(
+            backends=len(await storage.backends()),
+            jobs={state: number for state, number in jobs.items() if number},
+            unfinished_jobs=await storage.unfinished(),
+            sessions=sum(view.session.state is SessionState.LIVE for view in sessions),
+        )
+
+    async def TestStorage(self, request: pb.TestStorageRequest, context: Context) -> pb.TestStorageResponse:
+        self._caller(context)
+        is_unsaved = not request.name and bool(request.type or request.HasField("login"))
+        saved = None if is_unsaved else self._storages.get(storage_name(request.name))
+        if saved is None or request.HasField("login"):
+            known_type = saved.type_name if saved else request.type
+            login = await checked_login(*read_login(request.login, known_type))
+            return _tested(await try_login(login, self._clock))
+        if not saved.opened.is_set():
+            step = pb.TestStep(name="open", passed=False, advice=saved.trouble)
             return pb.TestStorageResponse(steps=[step], passed=False)
-        steps = [
-            pb.TestStep(name=step.name, passed=step.ok, duration=duration(step.elapsed), advice=step.advice)
-            for step in await storage.provider.probe()
-        ]
-        return pb.TestStorageResponse(steps=steps, passed=all(step.passed for step in steps))
+        return _tested(await saved.provider.probe())
+
+    async def GetSignInPage(
+        self, request: pb.GetSignInPageRequest, context: Context
+    ) -> pb.GetSignInPageResponse:
+        self._caller(context)
+        return pb.GetSignInPageResponse(url=sign_in_page(*read_login(request.login, "")))
 
     async def ListProviderTypes(
         self, request: pb.ListProviderTypesRequest, context: Context
@@ -144,7 +262,7 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self, request: pb.ListSpoolersRequest, context: Context
     ) -> pb.ListSpoolersResponse:
         self._caller(context)
-        backend = backend_name(request.backend) if request.backend else ""
+        backend = parse_backend_name(backend_name(request.backend)).backend if request.backend else ""
         asked = {"backend": backend, "closed": str(request.show_closed)}
         after = decode_token(request.page_token, "page_token")
         if after and not (after.keys() == {"spooler", "session", *asked} and after.items() >= asked.items()):
@@ -171,14 +289,19 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         return pb.RevokeSpoolerResponse(spooler=_spooler(listed), jobs_taken_back=taken_back)
 
     def _show(self, storage: Storage) -> pb.Storage:
+        record = self._added.record(storage.name)
         return pb.Storage(
             name=f"storages/{storage.name}",
             type=storage.type_name,
             description=storage.description,
             active=storage.active,
             is_default=storage is self._storages.default,
-            read_only=True,
+            read_only=self._added.is_declared(storage.name),
             health=pb.StorageHealth(serving=not storage.trouble, message=storage.trouble),
+            owner=storage.owner,
+            etag=str(record.revision) if record else "",
+            create_time=timestamp(record.created_at) if record else None,
+            update_time=timestamp(record.updated_at) if record else None,
         )
 
 
@@ -213,7 +336,37 @@ def _provider_type(name: str) -> pb.ProviderType:
         pb.LoginField(name=f.name, description=f.description, required=f.required, secret=f.secret)
         for f in found.login_fields
     ]
-    return pb.ProviderType(name=name, description=found.description, login_fields=fields)
+    return pb.ProviderType(
+        name=name, description=found.description, login_fields=fields, signs_in=found.signs_in
+    )
+
+
+def _tested(steps: Iterable[Step]) -> pb.TestStorageResponse:
+    shown = [
+        pb.TestStep(name=step.name, passed=step.ok, duration=duration(step.elapsed), advice=step.advice)
+        for step in steps
+    ]
+    return pb.TestStorageResponse(steps=shown, passed=all(step.passed for step in shown))
+
+
+def _update_paths(request: pb.UpdateStorageRequest) -> list[str]:
+    paths = list(dict.fromkeys(request.update_mask.paths))
+    if not paths:
+        paths = [field.name for field, _ in request.ListFields() if field.name in _UPDATABLE]
+    wrong = [path for path in paths if path not in _UPDATABLE and not _LOGIN_PATH.fullmatch(path)]
+    if wrong or not paths:
+        problem = f"can't be changed: {', '.join(wrong)[:200]}" if wrong else "names nothing to change"
+        raise ServiceError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "UPDATE_MASK_INVALID",
+            f"update_mask {problem}; there are description, owner, login and login.FIELD",
+            field="update_mask",
+        )
+    return paths
+
+
+def _owner(request: pb.UpdateStorageRequest) -> str:
+    return user_name(request.owner, field="owner") if request.owner else ""
 
 
 def _policy_changes(request: pb.SetBackendPolicyRequest) -> dict[str, Any]:
