@@ -1,15 +1,6 @@
 """Spoolway: submit jobs to laboratories' machines and simulators, or run them."""
 
-from spoolway.admin import (
-    AdminClient,
-    Purged,
-    SpoolerSession,
-    SpoolerState,
-    Storage,
-    StorageTest,
-    StorageTestStep,
-    SyncAdminClient,
-)
+from spoolway.admin import AdminClient, Purged, SpoolerSession, SpoolerState, SyncAdminClient
 from spoolway.backend import Backend, BackendPolicy, BackendStatus, PolicyChanges
 from spoolway.client import Job, JobClient
 from spoolway.errors import (
@@ -62,6 +53,14 @@ from spoolway.snapshot import (
     Transition,
 )
 from spoolway.spooler import Spooler
+from spoolway.storage import (
+    LoginField,
+    ProviderType,
+    Storage,
+    StorageStats,
+    StorageTest,
+    StorageTestStep,
+)
 from spoolway.submission import SubmitOptions
 from spoolway.sync import SyncJob, SyncJobClient
 
@@ -96,10 +95,12 @@ __all__ = [
     "JobSnapshot",
     "JobState",
     "LeaseSupersededError",
+    "LoginField",
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
     "PolicyChanges",
+    "ProviderType",
     "Purged",
     "QueueFullError",
     "RequestIdReusedError",
@@ -117,6 +118,7 @@ __all__ = [
     "StateReason",
     "Storage",
     "StorageInactiveError",
+    "StorageStats",
     "StorageTest",
     "StorageTestStep",
     "SubmitOptions",

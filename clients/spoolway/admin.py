@@ -1,11 +1,11 @@
 """AdminClient makes the calls of operators; SyncAdminClient is its blocking twin."""
 
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,67 +14,26 @@ from spoolway.backend import Backend, PolicyChanges, backend_from_proto, policy_
 from spoolway.blocking import SyncCaller, thread
 from spoolway.caller import DEFAULT_TIMEOUT_S, Caller, Seconds
 from spoolway.snapshot import JobSnapshot, snapshot_from_proto
+from spoolway.storage import (
+    ProviderType,
+    Storage,
+    StorageStats,
+    StorageTest,
+    login_to_proto,
+    provider_type_from_proto,
+    stats_from_proto,
+    storage_from_proto,
+    storage_test_from_proto,
+)
 from spoolway.v1 import storage_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from spoolway.channel import AdminStub
 
-__all__ = [
-    "AdminClient",
-    "Purged",
-    "SpoolerSession",
-    "SpoolerState",
-    "Storage",
-    "StorageTest",
-    "StorageTestStep",
-    "SyncAdminClient",
-]
+__all__ = ["AdminClient", "Purged", "SpoolerSession", "SpoolerState", "SyncAdminClient"]
 
 _LONGEST_PAGE = 1_000
 _TEST_S = 300.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Storage:
-    """A configured place for backends, jobs and results."""
-
-    name: str
-    """Short name."""
-    type: str
-    """Name of the provider type."""
-    description: str
-    """For people."""
-    active: bool
-    """Whether it takes submits and gives jobs."""
-    is_default: bool
-    """Whether it holds the backends that name no storage."""
-    read_only: bool
-    """Whether it is declared in the server's configuration file, so that no call changes it."""
-    serving: bool
-    """Whether it answers."""
-    message: str
-    """The trouble, and what to do; empty if there is none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageTestStep:
-    """One step of a storage's test."""
-
-    name: str
-    passed: bool
-    duration: timedelta
-    advice: str
-    """What to do if it did not pass."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageTest:
-    """The test of a storage."""
-
-    passed: bool
-    """Whether all went well."""
-    steps: tuple[StorageTestStep, ...]
-    """In the order in which they ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,16 +112,144 @@ class AdminClient(Caller):
         request = pb.ListStoragesRequest(page_size=_LONGEST_PAGE)
         while True:
             page = await self._call(self._admin.ListStorages, request)
-            found += map(_storage, page.storages)
+            found += map(storage_from_proto, page.storages)
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
 
-    async def test_storage(self, name: str) -> StorageTest:
-        """Go through what a storage must be able to do, on documents that are removed again."""
-        request = pb.TestStorageRequest(name=name)
+    async def storage(self, name: str) -> Storage:
+        """One storage; NotFoundError if there is none of this name."""
+        answer = await self._call(self._admin.GetStorage, pb.GetStorageRequest(name=name))
+        return storage_from_proto(answer.storage)
+
+    async def add_storage(
+        self,
+        name: str,
+        type: str,  # noqa: A002 - the word of the contract
+        login: Mapping[str, Any],
+        *,
+        description: str = "",
+        owner: str = "",
+        active: bool = True,
+    ) -> Storage:
+        """Add a storage; every server has it within 2 s. Waits some seconds for it to open: see `serving`.
+
+        Args:
+            name: 1 to 64 of a-z and 0-9.
+            type: Name of the provider type; `provider_types` tells which there are.
+            login: Its fields by name, as `provider_types` tells. Never comes back.
+            description: For people.
+            owner: Who answers for it; default: the caller.
+            active: Takes submits and gives jobs.
+
+        Raises:
+            AlreadyExistsError: there is one of this name.
+            InvalidArgumentError: the name, the type or a field of the login is wrong.
+            FailedPreconditionError: the login has a secret, and the server no key to encrypt it with.
+        """
+        request = pb.CreateStorageRequest(
+            name=name,
+            type=type,
+            description=description,
+            owner=owner,
+            inactive=not active,
+            login=login_to_proto(type, login),
+        )
+        return storage_from_proto((await self._call(self._admin.CreateStorage, request)).storage)
+
+    async def update_storage(
+        self,
+        name: str,
+        *,
+        etag: str = "",
+        description: str | None = None,
+        owner: str | None = None,
+        login: Mapping[str, Any] | None = None,
+        login_fields: Mapping[str, Any] | None = None,
+    ) -> Storage:
+        """Change what is given, and nothing else; with another login the storage is opened anew.
+
+        Args:
+            name: Of the storage.
+            etag: Its `etag` as you read it: change only that version. Else whatever there is.
+            description: For people.
+            owner: Who answers for it.
+            login: The whole new login.
+            login_fields: Some fields of the login; the others stay as they are.
+
+        Raises:
+            EtagMismatchError: it has changed since; read it and decide again.
+            FailedPreconditionError: it is declared in the server's configuration file.
+        """
+        request = pb.UpdateStorageRequest(name=name, etag=etag)
+        if description is not None:
+            request.update_mask.paths.append("description")
+            request.description = description
+        if owner is not None:
+            request.update_mask.paths.append("owner")
+            request.owner = owner
+        fields = login if login is not None else login_fields
+        if fields is not None:
+            type_name = (await self.storage(name)).type
+            request.login.CopyFrom(login_to_proto(type_name, fields))
+            named = ["login"] if login is not None else [f"login.{field}" for field in fields]
+            request.update_mask.paths.extend(named)
+        return storage_from_proto((await self._call(self._admin.UpdateStorage, request)).storage)
+
+    async def delete_storage(self, name: str, *, etag: str = "", force: bool = False) -> None:
+        """Forget a storage and its login; what lies in it stays there.
+
+        Raises:
+            FailedPreconditionError: it holds jobs that have not ended, or can't tell; `force` does it anyway.
+        """
+        request = pb.DeleteStorageRequest(name=name, etag=etag, force=force)
+        await self._call(self._admin.DeleteStorage, request)
+
+    async def activate_storage(self, name: str) -> Storage:
+        """Let it take submits and give jobs. Safe to repeat."""
+        answer = await self._call(self._admin.ActivateStorage, pb.ActivateStorageRequest(name=name))
+        return storage_from_proto(answer.storage)
+
+    async def deactivate_storage(self, name: str) -> Storage:
+        """Let it take no submits and give no jobs; jobs that run end as always. Safe to repeat."""
+        answer = await self._call(self._admin.DeactivateStorage, pb.DeactivateStorageRequest(name=name))
+        return storage_from_proto(answer.storage)
+
+    async def test_storage(
+        self,
+        name: str = "",
+        *,
+        type: str = "",  # noqa: A002 - the word of the contract
+        login: Mapping[str, Any] | None = None,
+    ) -> StorageTest:
+        """Go through what a storage must be able to do, on documents that are removed again.
+
+        Args:
+            name: Of a storage that is saved; empty: only the login is tried.
+            type: Name of the provider type of a login that is not saved.
+            login: A login that is not saved, tried instead of the storage's own.
+        """
+        request = pb.TestStorageRequest(name=name, type=type)
+        if login is not None:
+            type_name = type or (await self.storage(name)).type
+            request.login.CopyFrom(login_to_proto(type_name, login))
         answer = await self._connection().call(self._admin.TestStorage, request, timeout_s=_TEST_S)
-        return StorageTest(passed=answer.passed, steps=tuple(map(_step, answer.steps)))
+        return storage_test_from_proto(answer)
+
+    async def storage_stats(self, name: str) -> StorageStats:
+        """What lies in a storage."""
+        request = pb.GetStorageStatsRequest(name=name)
+        return stats_from_proto(await self._call(self._admin.GetStorageStats, request))
+
+    async def provider_types(self) -> list[ProviderType]:
+        """The types of storage that the server can hold, by name."""
+        answer = await self._call(self._admin.ListProviderTypes, pb.ListProviderTypesRequest())
+        return [provider_type_from_proto(one) for one in answer.types]
+
+    async def sign_in_page(self, type: str, login: Mapping[str, Any]) -> str:  # noqa: A002 - as above
+        """Where an account's owner signs in; the page's code is the login's `authorization_code`."""
+        request = pb.GetSignInPageRequest(login=login_to_proto(type, login))
+        return (await self._call(self._admin.GetSignInPage, request)).url
 
     async def set_backend_policy(
         self, name: str, *, etag: str | None = None, **changes: Unpack[PolicyChanges]
@@ -294,9 +381,75 @@ class SyncAdminClient(SyncCaller):
         """All storages, by name; see AdminClient.storages."""
         return thread.run(self._client.storages())
 
-    def test_storage(self, name: str) -> StorageTest:
+    def storage(self, name: str) -> Storage:
+        """One storage; see AdminClient.storage."""
+        return thread.run(self._client.storage(name))
+
+    def add_storage(
+        self,
+        name: str,
+        type: str,  # noqa: A002 - the word of the contract
+        login: Mapping[str, Any],
+        *,
+        description: str = "",
+        owner: str = "",
+        active: bool = True,
+    ) -> Storage:
+        """Add a storage; see AdminClient.add_storage."""
+        work = self._client.add_storage(
+            name, type, login, description=description, owner=owner, active=active
+        )
+        return thread.run(work)
+
+    def update_storage(
+        self,
+        name: str,
+        *,
+        etag: str = "",
+        description: str | None = None,
+        owner: str | None = None,
+        login: Mapping[str, Any] | None = None,
+        login_fields: Mapping[str, Any] | None = None,
+    ) -> Storage:
+        """Change what is given; see AdminClient.update_storage."""
+        work = self._client.update_storage(
+            name, etag=etag, description=description, owner=owner, login=login, login_fields=login_fields
+        )
+        return thread.run(work)
+
+    def delete_storage(self, name: str, *, etag: str = "", force: bool = False) -> None:
+        """Forget a storage; see AdminClient.delete_storage."""
+        thread.run(self._client.delete_storage(name, etag=etag, force=force))
+
+    def activate_storage(self, name: str) -> Storage:
+        """Let it take submits and give jobs; see AdminClient.activate_storage."""
+        return thread.run(self._client.activate_storage(name))
+
+    def deactivate_storage(self, name: str) -> Storage:
+        """Let it take no submits and give no jobs; see AdminClient.deactivate_storage."""
+        return thread.run(self._client.deactivate_storage(name))
+
+    def test_storage(
+        self,
+        name: str = "",
+        *,
+        type: str = "",  # noqa: A002 - the word of the contract
+        login: Mapping[str, Any] | None = None,
+    ) -> StorageTest:
         """Go through what a storage must be able to do; see AdminClient.test_storage."""
-        return thread.run(self._client.test_storage(name))
+        return thread.run(self._client.test_storage(name, type=type, login=login))
+
+    def storage_stats(self, name: str) -> StorageStats:
+        """What lies in a storage; see AdminClient.storage_stats."""
+        return thread.run(self._client.storage_stats(name))
+
+    def provider_types(self) -> list[ProviderType]:
+        """The types of storage that the server can hold; see AdminClient.provider_types."""
+        return thread.run(self._client.provider_types())
+
+    def sign_in_page(self, type: str, login: Mapping[str, Any]) -> str:  # noqa: A002 - as above
+        """Where an account's owner signs in; see AdminClient.sign_in_page."""
+        return thread.run(self._client.sign_in_page(type, login))
 
     def set_backend_policy(
         self, name: str, *, etag: str | None = None, **changes: Unpack[PolicyChanges]
@@ -340,19 +493,6 @@ class SyncAdminClient(SyncCaller):
         return thread.run(self._client.revoke_spooler(session))
 
 
-def _storage(message: pb.Storage) -> Storage:
-    return Storage(
-        name=message.name.rpartition("/")[2],
-        type=message.type,
-        description=message.description,
-        active=message.active,
-        is_default=message.is_default,
-        read_only=message.read_only,
-        serving=message.health.serving,
-        message=message.health.message,
-    )
-
-
 def _spooler(message: pb.Spooler) -> SpoolerSession:
     return SpoolerSession(
         session=message.session,
@@ -379,12 +519,3 @@ def _time(message: pb.Spooler, field: Literal["close_time", "last_beat_time"]) -
         return None
     time: Timestamp = getattr(message, field)
     return time.ToDatetime(tzinfo=UTC)
-
-
-def _step(message: pb.TestStep) -> StorageTestStep:
-    return StorageTestStep(
-        name=message.name,
-        passed=message.passed,
-        duration=message.duration.ToTimedelta(),
-        advice=message.advice,
-    )

@@ -186,8 +186,9 @@ class Provider(ABC):
     """One sentence about this type of storage."""
     login_fields: ClassVar[tuple[LoginField, ...]]
     """What `from_login` takes."""
-    signs_in: ClassVar[bool] = False
-    """Whether an account's owner may sign in on a page, which shows a code, instead of giving a secret."""
+    sign_in_field: ClassVar[str] = ""
+    """The field that an account's owner need not give who signs in on a page, which shows a code; empty:
+    there is no signing in."""
 
     @classmethod
     def sign_in_page(cls, login: Mapping[str, Any]) -> str:

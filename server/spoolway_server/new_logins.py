@@ -61,7 +61,7 @@ async def checked_login(type_name: str, fields: Mapping[str, Any], *, field: str
     provider = _provider(type_name)
     fields = dict(fields)
     code = fields.pop(SIGN_IN_CODE, "")
-    if code and provider.signs_in:
+    if code and provider.sign_in_field:
         fields = await _signed_in(provider, fields, str(code), field)
     elif code:
         fields[SIGN_IN_CODE] = code
@@ -80,7 +80,7 @@ async def checked_login(type_name: str, fields: Mapping[str, Any], *, field: str
 def sign_in_page(type_name: str, fields: Mapping[str, Any]) -> str:
     """Where the owner of an account signs in. Raises ServiceError."""
     provider = _provider(type_name)
-    if not provider.signs_in:
+    if not provider.sign_in_field:
         raise ServiceError(
             grpc.StatusCode.FAILED_PRECONDITION,
             "SIGN_IN_UNSUPPORTED",

@@ -15,6 +15,10 @@ def storage(name, **facts):
     usual = {
         "type": "sqlite",
         "description": "",
+        "owner": "",
+        "etag": "",
+        "create_time": None,
+        "update_time": None,
         "active": True,
         "is_default": False,
         "read_only": True,

@@ -1003,15 +1003,15 @@ class ProviderType(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LOGIN_FIELDS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_FIELD_NUMBER: _builtins.int
-    SIGNS_IN_FIELD_NUMBER: _builtins.int
+    SIGN_IN_FIELD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Such as sqlite."""
     description: _builtins.str
     """One sentence."""
     unavailable: _builtins.str
     """Empty, or why it can't be used, such as an extra that is not installed."""
-    signs_in: _builtins.bool
-    """Its owner may sign in by GetSignInPage instead of giving a secret."""
+    sign_in_field: _builtins.str
+    """The field of the login that need not be given by who signs in by GetSignInPage; empty: there is no signing in."""
     @_builtins.property
     def login_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoginField]:
         """What its login consists of."""
@@ -1023,11 +1023,11 @@ class ProviderType(_message.Message):
         description: _builtins.str = ...,
         login_fields: _abc.Iterable[Global___LoginField] | None = ...,
         unavailable: _builtins.str = ...,
-        signs_in: _builtins.bool = ...,
+        sign_in_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "login_fields", b"login_fields", "name", b"name", "signs_in", b"signs_in", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "login_fields", b"login_fields", "name", b"name", "sign_in_field", b"sign_in_field", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,7 +53,7 @@ class DropboxProvider(Provider):
     """One Dropbox account, in the folders of today's systems."""
 
     description = "A Dropbox account: needs no server of its own, and is as slow as calls over the internet."
-    signs_in = True
+    sign_in_field = "refresh_token"
     login_fields = (
         LoginField("app_key", "App key, from the app console"),
         LoginField("app_secret", "App secret, from the app console", secret=True),

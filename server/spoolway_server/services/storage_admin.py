@@ -337,7 +337,7 @@ def _provider_type(name: str) -> pb.ProviderType:
         for f in found.login_fields
     ]
     return pb.ProviderType(
-        name=name, description=found.description, login_fields=fields, signs_in=found.signs_in
+        name=name, description=found.description, login_fields=fields, sign_in_field=found.sign_in_field
     )
 
 
