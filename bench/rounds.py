@@ -1,5 +1,6 @@
 """The rounds: floor, then every storage, then the floor again; never one long after the other."""
 
+import asyncio
 import sys
 import time
 from collections.abc import Sequence
@@ -67,6 +68,8 @@ class Rounds:
 
     async def run(self, started_at: float) -> list[Round]:
         """The plan's rounds; fewer, if the time since `started_at` runs out."""
+        # Together: one storage waits for the disk while another one computes.
+        await asyncio.gather(*(self._fill(case) for case in self._cases))
         async with AsyncExitStack() as stack:
             floor = await start_floor(stack, self._subfolder("floor"))
             running = {case.name: await self._start(stack, case) for case in self._cases}
@@ -97,17 +100,24 @@ class Rounds:
         long = await self._start_long(stack, case, single)
         return _Running(short, long)
 
-    async def _start_long(self, stack: AsyncExitStack, case: StorageCase, stream: StreamPlan) -> Body:
+    async def _fill(self, case: StorageCase) -> None:
+        """Make the long queue's folder, and the queue where the storage outlives the process that does so."""
         folder = self._subfolder(f"{case.name}-long")
-        jobs = (case.long_queue or self._plan.long_queue) + stream.credit
-        began = time.monotonic()
         if case.outlives_its_process:
-            await preload(case, stream.backend, jobs, folder)
-        body = await start_service(stack, case, [stream], folder)
+            jobs, began = self._long_queue(case), time.monotonic()
+            await preload(case, SINGLE, jobs, folder)
+            say(f"{case.name}: queued {jobs:,} jobs in {time.monotonic() - began:.1f} s")
+
+    async def _start_long(self, stack: AsyncExitStack, case: StorageCase, stream: StreamPlan) -> Body:
+        body = await start_service(stack, case, [stream], self._folder / f"{case.name}-long")
         if not case.outlives_its_process:
+            jobs = self._long_queue(case)
             await body.client.do("preload", backend=stream.backend, jobs=jobs, timeout_s=PRELOAD_S)
-        say(f"{case.name}: queued {jobs:,} jobs in {time.monotonic() - began:.1f} s")
         return body
+
+    def _long_queue(self, case: StorageCase) -> int:
+        # What the worker holds is queued no more.
+        return (case.long_queue or self._plan.long_queue) + self._plan.credit
 
     async def _warm_up(self, floor: Body, running: dict[str, _Running]) -> None:
         """Connections, caches, the first pages of files: not what a service that runs for months costs."""
