@@ -52,7 +52,10 @@ def _is_json(content: bytes) -> bool:
         msgspec.json.decode(content, type=msgspec.Raw)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False
-    return not _is_deeper(_outside_strings(content), MAX_DEPTH)
+    # Few brackets, be they within strings, can't be nested deep.
+    return content.count(b"[") + content.count(b"{") <= MAX_DEPTH or not _is_deeper(
+        _outside_strings(content), MAX_DEPTH
+    )
 
 
 def parse_document(content: bytes, *, field: str, max_depth: int = MAX_DEPTH) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -41,8 +42,12 @@ _REASONS = {
 _OUTCOMES = {outcome: job_pb2.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{outcome.name}") for outcome in Outcome}
 
 
+@lru_cache(maxsize=1024)
 def timestamp(time: datetime | None) -> Timestamp | None:
-    """A message for a time; None stays None, which leaves a field unset."""
+    """A message for a time; None stays None, which leaves a field unset. It is kept: copy it to change it.
+
+    What is committed together has one time, and a job's times are told again with each of its documents.
+    """
     if time is None:
         return None
     whole = int(time.timestamp() // 1)
@@ -99,7 +104,7 @@ def status_to_proto(job: Job) -> job_pb2.JobStatus:
 def job_to_proto(job: Job) -> job_pb2.Job:
     """The whole document of a job, without tokens."""
     accepted = next((a.accepted_at for a in reversed(job.attempts) if a.accepted_at is not None), None)
-    return job_pb2.Job(
+    message = job_pb2.Job(
         name=job_name(job.key),
         backend=job.key.backend,
         id=job.key.id,
@@ -120,15 +125,17 @@ def job_to_proto(job: Job) -> job_pb2.Job:
         priority=job.priority,
         attempt_count=job.attempt_count,
         max_attempts=job.max_attempts,
-        attempts=[_attempt(attempt) for attempt in job.attempts],
         transitions=[_transition(transition) for transition in job.times],
         content_bytes=job.content.size,
-        result_bytes=job.result.size if job.result else 0,
-        result_sha256=job.result.sha256 if job.result else "",
-        error=job_pb2.JobError(code=2, reason=job.error.reason, message=job.error.message)
-        if job.error
-        else None,
     )
+    # A fresh job has none of these, and the answer to its submit is what is made most often.
+    if job.attempts:
+        message.attempts.extend(_attempt(attempt) for attempt in job.attempts)
+    if job.result is not None:
+        message.result_bytes, message.result_sha256 = job.result.size, job.result.sha256
+    if job.error is not None:
+        message.error.CopyFrom(job_pb2.JobError(code=2, reason=job.error.reason, message=job.error.message))
+    return message
 
 
 def etag(job: Job) -> str:
@@ -200,6 +207,7 @@ def _attempt(attempt: Attempt) -> job_pb2.Attempt:
     )
 
 
+@lru_cache(maxsize=1024)
 def _transition(transition: Transition) -> job_pb2.Transition:
     return job_pb2.Transition(
         state=_STATES[transition.state],

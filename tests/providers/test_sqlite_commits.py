@@ -69,3 +69,16 @@ async def test_conflict_in_a_group_is_its_own(scene: Scene) -> None:
 
     assert [job.key for claimed in (a, b, c) for job in claimed] == [job.key for job in jobs]
     assert all(isinstance(job, Job) for job in ended)
+
+
+async def test_repeats_are_found_among_many(scene: Scene) -> None:
+    """In one batch of hundreds of request ids, new ones make jobs and old ones are answered by theirs."""
+    old = [await scene.submit(request_id=f"r-{number}") for number in range(3)]
+    drafts = [scene.draft(request_id=f"r-{number}") for number in range(600)]
+
+    answers = await scene.provider.submit([*drafts, drafts[1], drafts[599], scene.draft(owner="bob")])
+
+    assert answers[:3] == old
+    assert [answers[600], answers[601]] == [old[1], answers[599]]
+    jobs = [answer for answer in answers if isinstance(answer, Job)]
+    assert len({job.key for job in jobs}) == 601

@@ -1,6 +1,7 @@
 """Submitting jobs: each atomic with its request id, many in one statement."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 from spoolway_providers import digests, rules
 from spoolway_providers.errors import NotFound, ProviderError, QueueFull, RequestIdReused
@@ -16,6 +17,9 @@ _INSERT_JOB = f"""
     VALUES (?, ?, ?, ?, {", ".join("?" * len(JOB_VALUES))})
 """  # noqa: S608 - names of our own columns
 
+_MAX_LOOKED_UP = 256
+"""Request ids in one query."""
+
 Answer = Job | ProviderError
 
 
@@ -28,6 +32,7 @@ def submit_with(new_id: NewId) -> Operation[Sequence[Draft], list[Answer]]:
 
     def submit(transaction: Transaction, calls: list[Sequence[Draft]]) -> list[list[Answer]]:
         intake = _Intake(transaction, new_id)
+        intake.look_up(draft for drafts in calls for draft in drafts)
         answers = [[intake.take(draft) for draft in drafts] for drafts in calls]
         intake.store()
         return answers
@@ -52,9 +57,25 @@ class _Intake:
         self._jobs: list[Job] = []
         self._contents: list[tuple[str, bytes]] = []
         self._requests: dict[tuple[str, str, str], tuple[str, Job]] = {}
+        self._stored: dict[tuple[str, str, str], tuple[str, str, str | None]] = {}
         self._backends: dict[str, bool] = {}
         self._waiting: dict[str, int] = {}
         self._heads: dict[str, int | None] = {}
+
+    def look_up(self, drafts: Iterable[Draft]) -> None:
+        """Find what came before under the drafts' request ids: few queries for all of a batch."""
+        asked: dict[tuple[str, str], list[str]] = {}
+        for draft in drafts:
+            if draft.request_id:
+                asked.setdefault((draft.owner, draft.backend), []).append(draft.request_id)
+        for (owner, backend), request_ids in asked.items():
+            for first in range(0, len(request_ids), _MAX_LOOKED_UP):
+                some = request_ids[first : first + _MAX_LOOKED_UP]
+                places = 1 << (len(some) - 1).bit_length()
+                padded = some + some[-1:] * (places - len(some))
+                rows = self._transaction.connection.execute(_find_requests(places), (owner, backend, *padded))
+                for request_id, *found in rows:
+                    self._stored[owner, backend, request_id] = tuple(found)
 
     def take(self, draft: Draft) -> Answer:
         key = JobKey(draft.backend, self._new_id(self._transaction, draft))
@@ -118,14 +139,9 @@ class _Intake:
         if name in self._requests:
             known_fingerprint, twin = self._requests[name]
             return twin if fingerprint == known_fingerprint else _reused(draft)
-        row = self._transaction.connection.execute(
-            "SELECT r.fingerprint, r.id, j.doc FROM requests r LEFT JOIN jobs j USING (id, backend)"
-            " WHERE r.owner = ? AND r.backend = ? AND r.request_id = ?",
-            name,
-        ).fetchone()
-        if row is None:
+        if name not in self._stored:
             return None
-        known_fingerprint, job_id, doc = row
+        known_fingerprint, job_id, doc = self._stored[name]
         if fingerprint != known_fingerprint:
             return _reused(draft)
         if doc is None:
@@ -179,6 +195,15 @@ def next_round(transaction: Transaction, draft: Draft, head: int | None) -> int:
         (draft.backend, draft.owner, turn),
     )
     return turn
+
+
+@lru_cache
+def _find_requests(places: int) -> str:
+    """The query for so many request ids of one owner and backend; of few sizes, so that it stays prepared."""
+    return f"""
+        SELECT r.request_id, r.fingerprint, r.id, j.doc FROM requests r LEFT JOIN jobs j USING (id, backend)
+        WHERE r.owner = ? AND r.backend = ? AND r.request_id IN ({", ".join("?" * places)})
+    """  # noqa: S608 - places for values
 
 
 def insert_jobs(transaction: Transaction, jobs: Iterable[Job]) -> None:
