@@ -307,7 +307,7 @@ class SpoolwayServer:
         self._shown_storages = set(storages)
         for storage in storages.values():
             await self._health.set(
-                f"storage/{storage.name}", NOT_SERVING if storage.trouble or self._draining else SERVING
+                f"storage/{storage.name}", NOT_SERVING if self._draining or not storage.serving else SERVING
             )
 
 

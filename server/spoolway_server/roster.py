@@ -54,12 +54,12 @@ class Roster:
         """All sessions by spooler_id, and the names of storages that did not answer."""
         found: dict[str, Listed] = {}
         unreachable: list[str] = []
-        for name in sorted(self._storages.by_name):
-            storage = self._storages.by_name[name]
+        # A copy: storages come and go meanwhile.
+        for storage in sorted(self._storages.by_name.values(), key=lambda storage: storage.name):
             try:
                 views = await _views(storage, closed=closed)
             except (ServiceError, ProviderError):
-                unreachable.append(name)
+                unreachable.append(storage.name)
                 continue
             for view in views:
                 self._note(found, storage, view)
@@ -130,7 +130,7 @@ class Roster:
         closed = msgspec.structs.replace(listed.session, state=SessionState.CLOSED, reason=SPOOLER_REVOKED)
         taken_back = 0
         for name in listed.storages:
-            storage = self._storages.by_name[name]
+            storage = self._storages.get(name)
             with storage.noting_trouble():
                 await storage.provider.close_session(closed.id, None, SPOOLER_REVOKED)
                 # It is no job's fault: what was not accepted goes back unharmed.

@@ -45,6 +45,8 @@ POLL_MAX_WITHOUT_WAKES_S = 5.0
 PROBE = "probe-"
 """What the blobs are called by which a storage in trouble is asked whether it can be written again."""
 FIRST_REOPEN_S = 0.5
+HEALTH_PATIENCE_S = 2.0
+"""Calls must fail for so long, without one that goes well, before the health turns."""
 REOPEN_MAX_S = 30.0
 
 
@@ -84,6 +86,10 @@ class Storage:
         self.owner = owner
         self.active = active
         self.trouble = "not opened yet"
+        """What the last call said; empty: it went well."""
+        self.serving = False
+        """Its health: follows `trouble`, but not at each call that fails."""
+        self._turning: asyncio.TimerHandle | None = None
         self.clock = clock
         self.metrics = metrics or Metrics().storage(name)
         self._make_provider = make_provider
@@ -125,6 +131,8 @@ class Storage:
 
     async def stop(self) -> None:
         """End the loops and close the provider."""
+        if self._turning is not None:
+            self._turning.cancel()
         running = {*self._tasks, *self._withdrawals}
         running |= {task for task in (d.stop() for d in self._dispatchers.values()) if task is not None}
         while running:
@@ -166,16 +174,32 @@ class Storage:
         await self._try()
 
     def report(self, error: ProviderError | None) -> None:
-        """Tell how the last call went; None: well. Turns the storage's health."""
+        """Tell how the last call went; None: well.
+
+        Calls that fail turn the storage's health once that has lasted, so that nobody looks elsewhere for one
+        that timed out; what no further try would mend turns it at once. The first success turns it back.
+        """
         trouble = "" if error is None else str(error) or type(error).__name__
-        if bool(trouble) != bool(self.trouble):
-            log = _log.warning if trouble else _log.info
-            log("storage health", storage=self.name, serving=not trouble, trouble=trouble)
-        changed = trouble != self.trouble
+        is_new = bool(trouble) and not self.trouble
         self.trouble = trouble
         if trouble:
             self._in_trouble.set()
-        if changed:
+        if not trouble or not isinstance(error, Unavailable | Uncertain):
+            self._turn_health()
+        elif is_new:
+            loop = asyncio.get_running_loop()
+            self._turning = loop.call_later(HEALTH_PATIENCE_S, self._turn_health)
+
+    def _turn_health(self) -> None:
+        """Let the health say what the last call said."""
+        if self._turning is not None:
+            self._turning.cancel()
+            self._turning = None
+        serving = not self.trouble
+        if serving != self.serving:
+            log = _log.info if serving else _log.warning
+            log("storage health", storage=self.name, serving=serving, trouble=self.trouble)
+            self.serving = serving
             self.on_health_change()
 
     @contextmanager

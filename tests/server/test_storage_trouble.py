@@ -51,6 +51,7 @@ class Health:
 def _quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage in trouble is looked at again soon."""
     monkeypatch.setattr(storage, "FIRST_REOPEN_S", 0.05)
+    monkeypatch.setattr(storage, "HEALTH_PATIENCE_S", 0.1)
 
 
 Call = Callable[[Caller, str], Any]
@@ -112,6 +113,29 @@ async def test_trouble_shows_in_the_health_of_its_storage_alone(lab: Lab, alice:
         assert await Health(lab, "spoolway.v1.JobService").now() == SERVING
         answer = await alice.GetStorage(admin_pb.GetStorageRequest(name="main"))
         assert (answer.storage.health.serving, answer.storage.health.message) == (False, "disk full")
+
+
+@pytest.mark.parametrize("storage_type", ["memory"], indirect=True)
+async def test_one_failed_call_does_not_turn_the_health(
+    lab: Lab, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks elsewhere for a call that timed out; what the storage says for good turns it at once."""
+    monkeypatch.setattr(storage, "HEALTH_PATIENCE_S", 60.0)
+    turns: list[bool] = []
+    health = lab.storage()
+    health.on_health_change = lambda: turns.append(health.serving)
+
+    for _ in range(3):
+        lab.faults().fail_once(Unavailable("busy"), "submit")
+        await refusal(alice.SubmitJob(pb.SubmitJobRequest(backend="sim", content=b"{}")))
+        await alice.submit()
+    assert turns == []
+
+    with lab.faults().failing(LoginRefused("the login is refused"), "submit", "backends"):
+        await refusal(alice.SubmitJob(pb.SubmitJobRequest(backend="sim", content=b"{}")))
+        assert turns == [False]
+
+    await eventually(lambda: turns == [False, True])
 
 
 async def test_trouble_passes_by_itself(lab: Lab, alice: Caller) -> None:

@@ -297,7 +297,7 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
             active=storage.active,
             is_default=storage is self._storages.default,
             read_only=self._added.is_declared(storage.name),
-            health=pb.StorageHealth(serving=not storage.trouble, message=storage.trouble),
+            health=pb.StorageHealth(serving=storage.serving, message=storage.trouble),
             owner=storage.owner,
             etag=str(record.revision) if record else "",
             create_time=timestamp(record.created_at) if record else None,
