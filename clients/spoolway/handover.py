@@ -12,13 +12,14 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spoolway.blocking import thread as loop_thread
-from spoolway.errors import JobError, RetryLater, SpoolwayError
+from spoolway.errors import JobError, RetryLater, SessionReplacedError, SpoolwayError
 from spoolway.runner import RunFunction
 from spoolway.running import RunningJob
 from spoolway.spooler import Spooler
@@ -26,10 +27,14 @@ from spoolway.spooler import Spooler
 __all__ = ["Handover"]
 
 _UNASKED_S = 60.0
-"""A job that the loop does not ask for within this time is given back: the loop may be gone."""
+"""A job that waits while the loop asks for nothing for so long is given back: the loop may be gone."""
+_MOST_PASSES = 10
+"""A job is given back once the loop has asked so often for one other backend: it never asks for this one."""
 _LOST_LOOP = "the spooler's loop ended while it ran this job"
 _RETRY_S = 15.0
-"""Before the next try where the server refused this spooler, or another process has taken its place."""
+"""Before the next try where the server refused this spooler."""
+_REPLACED_S = 300.0
+"""Before the next try where another process has taken its place, which may have ended by then."""
 _END_S = 5.0
 """How long `close` waits until the server has confirmed what was reported last."""
 
@@ -47,6 +52,10 @@ class _InHand:
     """Whether the loop has it."""
     is_ended: bool = False
     """Whether it is known how it ended; the spooler reports it."""
+    watch: asyncio.TimerHandle | None = None
+    """Looks whether the loop still asks."""
+    passes: Counter[str] = field(default_factory=Counter)
+    """How often the loop has asked for other backends meanwhile."""
 
 
 class Handover:
@@ -57,7 +66,7 @@ class Handover:
 
         Args:
             open_spooler: Makes a spooler of at most one job at once. Gets the backends, the function that
-                runs their jobs, and whether an earlier spooler of this process has ended.
+                runs their jobs, and whether the one before it was of this process and has ended.
         """
         self._open_spooler = open_spooler
         self._changed = threading.Condition()
@@ -65,6 +74,7 @@ class Handover:
         self._asked_at: dict[str, float] = {}
         self._served: frozenset[str] = frozenset()
         self._was_served = False
+        self._is_replaced = False
         self._is_stale = False
         self._spooler: Spooler | None = None
         self._serving: Future[None] | None = None
@@ -91,6 +101,7 @@ class Handover:
                 in_hand = self._in_hand
                 if in_hand is not None and not in_hand.is_ended:
                     if in_hand.job.backend != backend:
+                        self._pass_over(in_hand, backend)
                         return None
                     in_hand.is_taken = True
                     return in_hand.job
@@ -141,11 +152,12 @@ class Handover:
         with self._changed:
             self._in_hand = in_hand
             self._changed.notify_all()
-        unasked = loop.call_later(_UNASKED_S, self._check_asked, in_hand)
+        in_hand.watch = loop.call_later(_UNASKED_S, self._watch, in_hand)
         try:
             return await in_hand.end
         finally:
-            unasked.cancel()
+            if in_hand.watch is not None:
+                in_hand.watch.cancel()
             with self._changed:
                 if self._in_hand is in_hand:
                     self._in_hand = None
@@ -173,14 +185,25 @@ class Handover:
         if in_hand is not None and in_hand.job.cancelled and not in_hand.is_taken and not in_hand.is_ended:
             self._end(in_hand.job.id, JobError("cancelled before it was started"))
 
-    def _check_asked(self, in_hand: _InHand) -> None:
+    def _watch(self, in_hand: _InHand) -> None:
         with self._changed:
-            if in_hand.is_taken or in_hand.is_ended or self._spooler is None:
-                return
-            _log.warning("%s: nobody asks for it; it is given back", in_hand.job.name)
-            since = time.monotonic() - _UNASKED_S
-            self._asked_at = {name: at for name, at in self._asked_at.items() if at > since}
+            if time.monotonic() - max(self._asked_at.values()) >= _UNASKED_S:
+                self._give_back_unasked(in_hand)
+            elif not in_hand.is_taken:
+                in_hand.watch = in_hand.loop.call_later(_UNASKED_S, self._watch, in_hand)
+
+    def _pass_over(self, in_hand: _InHand, backend: str) -> None:
+        in_hand.passes[backend] += 1
+        if in_hand.passes[backend] == _MOST_PASSES:
+            self._asked_at.pop(in_hand.job.backend, None)
+            self._give_back_unasked(in_hand)
+
+    def _give_back_unasked(self, in_hand: _InHand) -> None:
+        if not in_hand.is_taken and not in_hand.is_ended and self._spooler is not None:
+            _log.warning("%s: nobody asks for jobs of its backend; it is given back", in_hand.job.name)
+            # A spooler gives back all that has not started; the next one serves what was asked for.
             self._spooler.stop()
+            self._spooler = None
 
     def _serve(self, backend: str, others: Collection[str]) -> None:
         """Have a spooler that takes jobs of this backend, now or soon."""
@@ -188,7 +211,12 @@ class Handover:
             if time.monotonic() >= self._retry_at:
                 self._open({backend, *self._asked_at, *(() if self._was_served else others)})
         elif self._serving.done():
-            self._retry_at = time.monotonic() + _log_end(self._serving)
+            error = None if self._serving.cancelled() else self._serving.exception()
+            self._is_replaced = isinstance(error, SessionReplacedError)
+            if error is not None:
+                wait_s = _REPLACED_S if self._is_replaced else _RETRY_S
+                _log.error("the spooler ended: %s; next try in %.0f s", error, wait_s)
+                self._retry_at = time.monotonic() + wait_s
             self._spooler = self._serving = None
             self._serve(backend, others)
         elif self._spooler is not None and self._in_hand is None and self._is_other_wanted(backend):
@@ -203,7 +231,9 @@ class Handover:
         self._is_stale = False
         self._served = frozenset(backends)
         try:
-            self._spooler = self._open_spooler(sorted(backends), self.run, self._was_served)
+            self._spooler = self._open_spooler(
+                sorted(backends), self.run, self._was_served and not self._is_replaced
+            )
         except SpoolwayError as error:
             _log.error("can't spool: %s; next try in %.0f s", error, _RETRY_S)
             self._retry_at = time.monotonic() + _RETRY_S
@@ -224,12 +254,3 @@ def _settle(future: "asyncio.Future[bytes]", end: bytes | Exception) -> None:
         future.set_result(end)
     else:
         future.set_exception(end)
-
-
-def _log_end(serving: "Future[None]") -> float:
-    """Say why a spooler ended; returns how long to wait before the next one, in seconds."""
-    error = None if serving.cancelled() else serving.exception()
-    if error is None:
-        return 0.0
-    _log.error("the spooler ended: %s; next try in %.0f s", error, _RETRY_S)
-    return _RETRY_S

@@ -74,6 +74,16 @@ _T = TypeVar("_T")
 _log = logging.getLogger("spoolway.sqooler")
 
 
+class _Config:
+    """A backend's config as it is registered."""
+
+    def __init__(self, document: bytes) -> None:
+        self.document = document
+        config = json.loads(document)
+        self.is_signing = bool(config.get("payload", config).get("sign"))
+        """Whether results are to be signed."""
+
+
 class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler is not installed where types are checked
     """Spoolway in place of sqooler's own storages.
 
@@ -119,7 +129,7 @@ class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler 
         self._settings = resolve_settings(address=address, token=token, user=user, ca=ca, profile=profile)
         self._storage = storage
         self._spooler_id = spooler_id
-        self._configs: dict[str, bytes] = {}
+        self._configs: dict[str, _Config] = {}
         self._clients: dict[str, JobClient] = {}
         self._handover = Handover(self._open_spooler)
         self._last_text = ""
@@ -377,7 +387,7 @@ class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler 
         try:
             if display_name not in self._configs:
                 # Registered by an earlier process: the loop was started without update_backends.
-                self._configs[display_name] = self._read_backend(display_name).config_bytes
+                self._configs[display_name] = _Config(self._read_backend(display_name).config_bytes)
             return self._handover.take(display_name, _WAIT_S, others=self._configs)
         except Exception as error:  # noqa: BLE001 - the loop would end
             _log.error("no job of %s: %s", display_name, error, exc_info=not isinstance(error, SpoolwayError))
@@ -395,7 +405,7 @@ class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler 
             max_jobs=1,
         )
         for name in backends:
-            spooler.add_backend(name, config=self._configs[name], run=run, storage=self._storage)
+            spooler.add_backend(name, config=self._configs[name].document, run=run, storage=self._storage)
         return spooler
 
     def _own_text(self, status: StatusMsgDict, job_id: str) -> str:
@@ -414,7 +424,7 @@ class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler 
     ) -> bytes:
         """The document to store. sqooler leaves its status at INITIALIZING, for which some clients wait."""
         document = result_dict.model_copy(update={"job_id": job_id, "status": "DONE"}).model_dump()
-        if self._adapt_get_config(json.loads(self._configs[display_name])).sign:
+        if self._configs[display_name].is_signing:
             if private_jwk is None:
                 raise ValueError(
                     f"the config of {display_name} says that results are signed, and there is no key"
@@ -430,8 +440,9 @@ class SpoolwayStorageProvider(StorageProvider):  # type: ignore[misc] # sqooler 
             backend=display_name, config=document, storage=self._storage or "", public_key=public_key
         )
         _patiently(lambda: self._ask("RegisterBackend", request))
-        if self._configs.get(display_name) != document:
-            self._configs[display_name] = document
+        known = self._configs.get(display_name)
+        if known is None or known.document != document:
+            self._configs[display_name] = _Config(document)
             self._handover.reopen()
 
     def _backend(self, display_name: str) -> Backend:

@@ -9,7 +9,7 @@ import pytest
 
 from spoolway import handover as module
 from spoolway.blocking import thread as loop_thread
-from spoolway.errors import JobError, RetryLater, SettingsError, UnauthenticatedError
+from spoolway.errors import JobError, RetryLater, SessionReplacedError, SettingsError, UnauthenticatedError
 from spoolway.handover import Handover
 from spoolway.leases import LeaseClock
 from spoolway.runner import RunFunction
@@ -179,6 +179,36 @@ def test_a_job_that_nobody_asks_for_is_given_back(bench: Bench, monkeypatch: pyt
 
     with pytest.raises(CancelledError):
         end.result(PATIENCE_S)
+
+
+def test_a_job_of_a_backend_that_the_loop_never_asks_for_is_given_back() -> None:
+    """It would block all others; the next spooler serves what is asked for."""
+    bench = Bench()
+    bench.handover.take("a", 0, others=["b", "c"])
+    bench.handover.take("c", 0)
+    _, end = bench.give(backend="b")
+
+    while not end.done():
+        assert bench.handover.take("a", 0) is bench.handover.take("c", 0) is None
+    bench.handover.take("a", 0.2)
+
+    assert end.cancelled()
+    assert [spooler.backends for spooler in bench.opened] == [["a", "b", "c"], ["a", "c"]]
+    bench.handover.close()
+
+
+def test_a_spooler_that_was_replaced_is_not_said_to_be_dead(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that took its place lives, and its jobs must not be given to another."""
+    monkeypatch.setattr(module, "_REPLACED_S", 0.01)
+    bench.opened[0].error = SessionReplacedError("newer")
+    bench.opened[0].stop()
+
+    while len(bench.opened) < 2:
+        assert bench.handover.take("a", 0.05) is None
+
+    assert not bench.opened[1].is_restart
 
 
 def test_a_spooler_that_is_refused_is_no_exception_but_no_job(
