@@ -144,9 +144,9 @@ async def scene(open_local: OpenLocal, folder: Folder) -> Scene:
     return await open_local(folder)
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], limit_s: float = LIMIT_S) -> None:
     """Wait until something is so; other programs' files can't tell us."""
-    deadline = monotonic() + LIMIT_S
+    deadline = monotonic() + limit_s
     while True:
         holds = condition()
         if await holds if isinstance(holds, Awaitable) else holds:

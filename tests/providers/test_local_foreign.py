@@ -336,7 +336,7 @@ async def test_many_dropped_files(folder: Folder, scene: Scene, monkeypatch: pyt
         await scene.do(claimed, rules.Withdraw(token_of(claimed)))
         return await scene.provider.count(Query(backend=BACKEND, limit=MANY)) == MANY
 
-    await until(all_adopted)
+    await until(all_adopted, limit_s=60)
     took_s = monotonic() - began
     listings: list[str] = []
     for name in ("listdir", "scandir"):
