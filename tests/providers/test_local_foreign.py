@@ -322,6 +322,7 @@ async def test_claim_passes_over_lost_and_changed_files(folder: Folder, scene: S
     assert await scene.claim() == []
 
 
+@pytest.mark.timeout(300)
 async def test_many_dropped_files(folder: Folder, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tens of thousands of files are adopted in seconds, others' work goes on, no claim lists a folder."""
     await settled(scene)
@@ -332,6 +333,7 @@ async def test_many_dropped_files(folder: Folder, scene: Scene, monkeypatch: pyt
     submitted = await scene.submit(backend="other")
 
     async def all_adopted() -> bool:
+        await asyncio.sleep(0.1)
         [claimed] = await scene.claim(backend="other")
         await scene.do(claimed, rules.Withdraw(token_of(claimed)))
         return await scene.provider.count(Query(backend=BACKEND, limit=MANY)) == MANY

@@ -2,6 +2,7 @@
 """A local storage when the disk is full, a document can't be written, or file events fail."""
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,33 @@ async def test_removed_folders_are_made_again(folder: Folder, scene: Scene) -> N
 
     assert folder.place(job.key) is Place.FINISHED
     assert folder.result_path(job.key).exists()
+
+
+async def test_removed_folders_of_our_own_are_made_again(folder: Folder, open_local: OpenLocal) -> None:
+    """Drafts, locks and what waits out of reach: work goes on if somebody removes their folders."""
+    scene = await open_local(folder, stock_spoolers=frozenset({BACKEND}))
+    await settled(scene)
+    first = await scene.submit()
+    await until(lambda: folder.place(first.key) is Place.QUEUED)
+    for path in (folder.layout.drafts, folder.layout.locks, folder.layout[Place.WAITING].folder):
+        shutil.rmtree(path)
+    done = await scene.complete(await scene.claim_and_accept())
+    second = await scene.submit()
+    await until(lambda: folder.place(second.key) is Place.QUEUED)
+    await settled(scene)
+
+    assert done.key == first.key
+    assert folder.place(done.key) is Place.FINISHED
+
+
+async def test_folder_among_the_drafts_is_in_nobodys_way(folder: Folder, open_local: OpenLocal) -> None:
+    """A storage opens although somebody has made a folder where documents are written."""
+    (Path(folder.layout.drafts) / "0.part").mkdir(parents=True)
+    scene = await open_local(folder)
+    job = await scene.submit()
+    await settled(scene)
+
+    assert folder.place(job.key) is Place.QUEUED
 
 
 async def test_keeper_survives_a_mistake(

@@ -13,13 +13,14 @@ from contextlib import suppress
 from functools import cache
 from itertools import count
 
-__all__ = ["Batch", "Disk", "Draft", "Fault", "is_disk_trouble"]
+__all__ = ["Batch", "Disk", "Draft", "Fault", "is_disk_trouble", "rename", "set_aside"]
 
 Fault = Callable[[str, str], None]
 """Called before each step with its name and its subject: a test may kill the process there."""
 
 _FEW = 8
 """Documents that are synced one by one; for more, one call syncs the whole file system, which costs less."""
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _TROUBLE = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
@@ -54,13 +55,15 @@ class Disk:
 
     def open(self) -> int:
         """Remove what a killed process left behind; how much that was."""
-        names = os.listdir(self._drafts)
-        for name in names:
-            with suppress(FileNotFoundError):
+        removed = 0
+        for name in os.listdir(self._drafts):
+            # A folder that somebody made there is in nobody's way.
+            with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                 os.unlink(f"{self._drafts}/{name}")
+                removed += 1
         # Stays open: the system reports to it each failed write since, whosever file it was.
         self._folder = os.open(self._drafts, os.O_RDONLY | os.O_DIRECTORY)
-        return len(names)
+        return removed
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -92,7 +95,11 @@ class Batch:
         """Write a document that is to be called `target`."""
         self._fault("draft", target)
         path = f"{self._drafts}/{next(self._numbers):x}.part"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            file = os.open(path, _NEW_FILE, 0o666)
+        except FileNotFoundError:
+            os.makedirs(self._drafts, exist_ok=True)
+            file = os.open(path, _NEW_FILE, 0o666)
         self._unnamed[path] = None
         try:
             for piece in pieces:
@@ -114,13 +121,13 @@ class Batch:
     def name(self, draft: Draft) -> None:
         """Give a document its name, in place of an older one."""
         self._fault("name", draft.target)
-        _rename(draft.path, draft.target, self._folders)
+        self._folders |= rename(draft.path, draft.target)
         del self._unnamed[draft.path]
 
     def move(self, source: str, target: str) -> None:
         """Move a document, in place of another. Raises FileNotFoundError."""
         self._fault("move", target)
-        _rename(source, target, self._folders)
+        self._folders |= rename(source, target)
         self._folders.add(source.rpartition("/")[0])
 
     def remove(self, path: str) -> None:
@@ -146,13 +153,12 @@ class Batch:
         self._unnamed.clear()
 
 
-def _write(file: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+def rename(source: str, target: str) -> set[str]:
+    """Move a file, and make the folder where it is to lie if need be; returns the folders that have changed.
 
-
-def _rename(source: str, target: str, folders: set[str]) -> None:
+    Raises:
+        OSError: such as FileNotFoundError if there is no `source`.
+    """
     folder = target.rpartition("/")[0]
     try:
         os.rename(source, target)
@@ -161,9 +167,36 @@ def _rename(source: str, target: str, folders: set[str]) -> None:
             raise
         # Somebody removed the folder, or it is a user's first document.
         os.makedirs(folder, exist_ok=True)
-        folders.add(folder.rpartition("/")[0])
         os.rename(source, target)
-    folders.add(folder)
+        return {folder, folder.rpartition("/")[0]}
+    return {folder}
+
+
+def set_aside(path: str, folder: str) -> str:
+    """Move what others left where it can't be, under a name that is free in `folder`; returns its new path.
+
+    Nothing of theirs is ever overwritten.
+
+    Raises:
+        OSError: such as FileNotFoundError.
+    """
+    os.makedirs(folder, exist_ok=True)
+    name = path.rpartition("/")[2]
+    for number in count():
+        target = f"{folder}/{name}" + (f".{number}" if number else "")
+        try:
+            os.link(path, target, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        os.unlink(path)
+        return target
+    raise AssertionError("there is always one more number")
+
+
+def _write(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def _sync_folder(folder: str) -> None:

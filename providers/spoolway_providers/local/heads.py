@@ -3,12 +3,11 @@
 All others wait in a folder of our own.
 """
 
-import os
 from collections.abc import Iterable
 
 import msgspec
 
-from spoolway_providers.local.disk import Fault
+from spoolway_providers.local.disk import Fault, rename
 from spoolway_providers.local.following import Follower
 from spoolway_providers.local.index import Index
 from spoolway_providers.local.layout import Layout, Place, list_folder
@@ -108,7 +107,7 @@ class Heads:
         path = self._layout.job(Place.QUEUED, key, user)
         self._fault("offer", path)
         try:
-            os.rename(self._layout.job(Place.WAITING, key, user), path)
+            rename(self._layout.job(Place.WAITING, key, user), path)
         except FileNotFoundError:
             self._follower.watch([key])
 
@@ -116,7 +115,7 @@ class Heads:
         path = self._layout.job(Place.WAITING, key, user)
         self._fault("take back", path)
         try:
-            os.rename(self._layout.job(Place.QUEUED, key, user), path)
+            rename(self._layout.job(Place.QUEUED, key, user), path)
         except FileNotFoundError:
             self._follower.watch([key])
             return

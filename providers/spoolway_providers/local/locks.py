@@ -5,6 +5,8 @@ import os
 
 __all__ = ["FileLock"]
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
 
 class FileLock:
     """One holder at a time, also among several objects of one process."""
@@ -26,7 +28,11 @@ class FileLock:
         """
         if self._file is not None:
             return True
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            file = os.open(self._path, _FLAGS, 0o666)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            file = os.open(self._path, _FLAGS, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -3,11 +3,10 @@
 import os
 
 from spoolway_providers.digests import blob_ref
-from spoolway_providers.local.disk import Batch
+from spoolway_providers.local.disk import Batch, set_aside
 from spoolway_providers.local.drafting import Plan
 from spoolway_providers.local.layout import Layout, Place
 from spoolway_providers.local.reading import read_document
-from spoolway_providers.local.refused import set_aside
 from spoolway_providers.model import BlobRef, State
 
 __all__ = ["Placer"]
@@ -53,7 +52,7 @@ class Placer:
         """Another file lies where the job's is to go: it is put aside, unless it is the same."""
         data = read_document(path, content.size)
         if data is None or blob_ref(content.id, data) != content:
-            set_aside(self._layout, path)
+            set_aside(path, self._layout.refused)
 
 
 def _may_be_taken(plan: Plan) -> bool:

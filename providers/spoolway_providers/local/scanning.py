@@ -9,12 +9,11 @@ from time import monotonic, time_ns
 
 from spoolway_providers.interface import Finding
 from spoolway_providers.local.adopting import is_taken
-from spoolway_providers.local.disk import Disk, is_disk_trouble
+from spoolway_providers.local.disk import Disk, is_disk_trouble, set_aside
 from spoolway_providers.local.following import Follower
 from spoolway_providers.local.index import Index
 from spoolway_providers.local.intake import Intake
 from spoolway_providers.local.layout import Layout, Place, Seen, list_folder
-from spoolway_providers.local.refused import set_aside
 from spoolway_providers.local.tables import job_files, projected
 from spoolway_providers.model import JobKey, State
 
@@ -178,7 +177,7 @@ class Scanner:
 
     def _set_aside(self, path: str, reason: str) -> int:
         try:
-            self._note_stray(path, reason, set_aside(self._layout, path))
+            self._note_stray(path, reason, set_aside(path, self._layout.refused))
         except OSError as error:
             if is_disk_trouble(error):
                 raise

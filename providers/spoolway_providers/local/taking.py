@@ -4,7 +4,6 @@ A claim commits first, and then renames the file: of two who rename one file one
 job is the other's.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from time import sleep
 
@@ -12,6 +11,7 @@ from msgspec.structs import replace
 
 from spoolway_providers import rules
 from spoolway_providers.local.adopting import Following, follow
+from spoolway_providers.local.disk import rename
 from spoolway_providers.local.index import Index
 from spoolway_providers.local.layout import Layout, Place
 from spoolway_providers.local.locks import FileLock
@@ -55,7 +55,7 @@ class Taker:
     def _take(self, job: Job, user: str) -> tuple[rules.Event, Place] | None:
         key, token = job.key, job.attempts[-1].token
         try:
-            os.rename(self._layout.job(Place.QUEUED, key, user), self._layout.job(Place.WAITING, key, user))
+            rename(self._layout.job(Place.QUEUED, key, user), self._layout.job(Place.WAITING, key, user))
         except FileNotFoundError:
             place = self._layout.where(key, user, first=Place.WAITING)
         else:
