@@ -60,6 +60,10 @@ class BackendPolicy:
     """Jobs that may wait at once; 0: no limit."""
     round_robin: bool
     """Whether owners take turns."""
+    retention: timedelta | None = None
+    """How long a job is kept after its end; None: for ever."""
+    foreign_claim_timeout: timedelta | None = None
+    """How long a job that another program takes is left to it; None: until an operator decides."""
 
 
 class PolicyChanges(TypedDict, total=False):
@@ -78,6 +82,8 @@ class PolicyChanges(TypedDict, total=False):
     max_run_time: Seconds | None
     max_queued: int | None
     round_robin: bool | None
+    retention: Seconds | None
+    foreign_claim_timeout: Seconds | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +183,8 @@ def _policy(policy: pb.BackendPolicy) -> BackendPolicy:
         max_run_time=_span(policy.max_run_time),
         max_queued=policy.max_queued,
         round_robin=policy.round_robin,
+        retention=_span(policy.retention),
+        foreign_claim_timeout=_span(policy.foreign_claim_timeout),
     )
 
 

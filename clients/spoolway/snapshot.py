@@ -252,6 +252,8 @@ class JobSnapshot:
     """When it ended."""
     due_time: datetime | None
     """When the server acts by itself next, such as at the end of a delay."""
+    purge_time: datetime | None
+    """When it may be deleted, once it has ended; None: never."""
     revision: int
     """Counts the job's changes from 1; a newer snapshot has a greater one."""
     etag: str
@@ -296,6 +298,7 @@ def snapshot_from_proto(job: pb.Job, queue_position: int | None = None) -> JobSn
         start_time=_time(job.start_time),
         end_time=_time(job.end_time),
         due_time=_time(job.due_time),
+        purge_time=_time(job.purge_time),
         revision=job.revision,
         etag=job.etag,
     )

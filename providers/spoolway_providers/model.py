@@ -170,7 +170,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sessions that closed with this job CLAIMED."""
     releases: int = 0
     due_at: datetime | None = None
-    """When `Due` changes it; None: never."""
+    """When `Due` changes it; of a job that has ended, when it may be purged; None: never."""
     times: tuple[Transition, ...] = ()
     """Oldest first: the first and at most the newest 99."""
     result: BlobRef | None = None
@@ -221,6 +221,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     max_queued: int = 0
     """0: no limit."""
     round_robin: bool = False
+    retention: timedelta | None = None
+    """How long a job is kept after its end; None: for ever."""
+    foreign_claim_timeout: timedelta | None = None
+    """How long a job that another program holds is left to it before it is queued again; None: for ever."""
 
 
 class Backend(msgspec.Struct, frozen=True):

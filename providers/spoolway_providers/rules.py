@@ -292,6 +292,9 @@ def decide(job: Job, event: Event, now: datetime, policy: Policy) -> Job | Refus
         same object if the event changes nothing, as when it is repeated; or why it does not apply.
     """
     changed: Job | Refusal = _RULES[type(event)](job, event, now, policy)  # type: ignore[operator]
+    if isinstance(changed, Job) and changed.is_terminal and not job.is_terminal:
+        # Fixed now, so that no job goes earlier than its owner could see.
+        changed = replace(changed, due_at=None if policy.retention is None else now + policy.retention)
     if isinstance(changed, Job) and changed.revision > job.revision + 1:
         # An implied accept, or a return from LOST, is committed together with what it is implied by.
         return replace(changed, revision=job.revision + 1)
@@ -518,7 +521,7 @@ def _due(job: Job, event: Due, now: datetime, policy: Policy) -> Job | Refusal:
             return _end_in_error(job, now, Reason.SPOOLER_LOST, message, job.attempts)
         case (State.QUEUED, _) | (State.HELD, Reason.DELAYED | Reason.OPERATOR) if expired:
             return _enter(job, now, State.EXPIRED, due_at=None)
-        case (State.HELD, Reason.DELAYED):
+        case (State.HELD, Reason.DELAYED | Reason.IMPORTED) | (State.RUNNING, Reason.FOREIGN):
             return _requeue(job, now)
         case (State.RUNNING, _):
             return _enter(job, now, State.CANCELLING, Reason.TIMEOUT, due_at=now + policy.cancel_grace)
@@ -588,7 +591,8 @@ def _taken_by_foreign(job: Job, event: TakenByForeign, now: datetime, policy: Po
     attempts = _attempts_let_go(job, event.token, now, "another program was first to take it")
     if attempts is None:
         return _wrong_state(job, "only a waiting job can be taken by another program")
-    return _enter(job, now, State.RUNNING, Reason.FOREIGN, attempts=attempts, due_at=None)
+    due_at = _foreign_due(now, policy)
+    return _enter(job, now, State.RUNNING, Reason.FOREIGN, attempts=attempts, due_at=due_at)
 
 
 def _ended_by_foreign(job: Job, event: EndedByForeign, now: datetime, policy: Policy) -> Job | Refusal:
@@ -613,7 +617,7 @@ def _returned_by_foreign(job: Job, event: ReturnedByForeign, now: datetime, poli
 def _imported(job: Job, event: Imported, now: datetime, policy: Policy) -> Job | Refusal:
     if job.state is not State.QUEUED:
         return _wrong_state(job, "only a job that was just adopted can be marked as imported")
-    return _enter(job, now, State.HELD, Reason.IMPORTED, due_at=None)
+    return _enter(job, now, State.HELD, Reason.IMPORTED, due_at=_foreign_due(now, policy))
 
 
 def _spoiled(job: Job, event: Spoiled, now: datetime, policy: Policy) -> Job | Refusal:
@@ -625,6 +629,11 @@ def _spoiled(job: Job, event: Spoiled, now: datetime, policy: Policy) -> Job | R
     error = Failure(event.reason, event.message[:MAX_MESSAGE])
     kept = job.attempts if attempts is None else attempts
     return _enter(job, now, State.ERROR, Reason.FAILED, attempts=kept, error=error, due_at=None)
+
+
+def _foreign_due(now: datetime, policy: Policy) -> datetime | None:
+    """When a job that no lease of ours names is taken back; without the policy's word never."""
+    return None if policy.foreign_claim_timeout is None else now + policy.foreign_claim_timeout
 
 
 def _is_foreign(job: Job) -> bool:

@@ -71,6 +71,8 @@ class Metrics:
             "operation",
             "error",
         )
+        self._purged = self._counter("jobs_purged", "Jobs deleted at the end of their retention.", "storage")
+        self._repairs = self._counter("repairs", "What the janitor found and mended.", "storage", "kind")
         self._wakeup_misses = self._counter(
             "wakeup_misses", "Jobs found by the poll beneath the wake-ups.", "storage"
         )
@@ -128,6 +130,11 @@ class StorageMetrics:
         self.name = name
         self._backends: dict[str, BackendMetrics] = {}
         self.wakeup_misses = metrics._wakeup_misses.labels(name)
+        self.purged = metrics._purged.labels(name)
+
+    def repaired(self, kind: str, number: int) -> None:
+        """The janitor has mended so many things of one kind."""
+        self._metrics._repairs.labels(self.name, kind).inc(number)
 
     def backend(self, name: str) -> "BackendMetrics":
         """Counters of one of its backends."""

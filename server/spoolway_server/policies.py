@@ -19,6 +19,8 @@ MAX_TRIES = 5
 """Times a change without an etag is made anew after somebody else's came first."""
 LONGEST = timedelta(days=7)
 LONGEST_RUN = timedelta(days=3650)
+SHORTEST_RETENTION = timedelta(minutes=1)
+"""Time to fetch a result."""
 MOST_ATTEMPTS = 100
 MOST_QUEUED = 1_000_000
 
@@ -81,6 +83,8 @@ def _check(policy: Policy, changes: Mapping[str, Any], storage: Storage) -> None
         "cancel_grace": (timedelta(0), LONGEST),
         "max_run_time": (timedelta(milliseconds=1), LONGEST_RUN),
         "max_queued": (0, MOST_QUEUED),
+        "retention": (SHORTEST_RETENTION, LONGEST_RUN),
+        "foreign_claim_timeout": (timedelta(seconds=1), LONGEST_RUN),
     }
     for field in ranges.keys() & changes.keys():
         value, (least, most) = getattr(policy, field), ranges[field]

@@ -1,14 +1,15 @@
 """What happens when nobody does anything: due times, silent sessions, claims that nobody accepted."""
 
 import asyncio
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
-from spoolway_providers.errors import ProviderError, SessionClosed
+from spoolway_providers.errors import Conflict, NotFound, ProviderError, SessionClosed
 from spoolway_providers.interface import Query, SessionView
 from spoolway_providers.model import Job, State
 from spoolway_providers.rules import Due, SessionGone, Withdraw
@@ -133,8 +134,10 @@ class Reaper:
             page = await self._storage.provider.find(Query(due_before=self._clock.now(), limit=BATCH))
             if not page.jobs:
                 return
-            await self._storage.leases.apply([Update(job.key, Due(), known=job) for job in page.jobs])
-            if len(page.jobs) < BATCH:
+            purged = await self._purge([job for job in page.jobs if job.is_terminal])
+            due = [Update(job.key, Due(), known=job) for job in page.jobs if not job.is_terminal]
+            await self._storage.leases.apply(due)
+            if len(page.jobs) < BATCH or not (purged or due):
                 return
 
     async def _end_closed(self, live: Container[str], mine: Iterable[Session]) -> None:
@@ -145,6 +148,19 @@ class Reaper:
                     await self._storage.provider.renew(session.id, 0)
                 except SessionClosed as error:
                     session.end(ending(error.reason))
+
+    async def _purge(self, jobs: Sequence[Job]) -> int:
+        """Delete jobs that have been kept as long as they were to be; how many that are."""
+        purged = 0
+        for job in jobs:
+            # Another process may have been quicker, or its owner had it retried.
+            with suppress(NotFound, Conflict):
+                await self._storage.provider.delete(job.key, job.revision)
+                purged += 1
+        if purged:
+            _log.info("purged", storage=self._storage.name, jobs=purged, first=str(jobs[0].key))
+            self._storage.metrics.purged.inc(purged)
+        return purged
 
     async def _close_silent(self, views: list[SessionView]) -> None:
         for view in views:

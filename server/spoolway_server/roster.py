@@ -141,7 +141,9 @@ class Roster:
 async def _views(storage: Storage, *, closed: bool) -> list[SessionView]:
     storage.require_usable()
     with storage.noting_trouble():
-        return await storage.provider.sessions(closed=closed)
+        views = await storage.provider.sessions(closed=closed)
+        # Without a principal: the janitor's.
+        return [view for view in views if view.session.principal]
 
 
 def _last_beat_at(storage: Storage, view: SessionView, here: Session | None) -> datetime | None:

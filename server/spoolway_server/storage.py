@@ -27,6 +27,7 @@ from spoolway_server.dispatcher import Dispatcher
 from spoolway_server.documents import parse_document
 from spoolway_server.errors import ServiceError
 from spoolway_server.feed import Feed
+from spoolway_server.janitor import Janitor
 from spoolway_server.leases import Leases, Update
 from spoolway_server.metrics import Metrics, StorageMetrics
 from spoolway_server.reaper import Reaper
@@ -98,6 +99,7 @@ class Storage:
         self.feed = Feed(lambda: self.provider)
         self.leases = Leases(self)
         self.reaper = Reaper(self)
+        self.janitor = Janitor(self)
         self.opened = asyncio.Event()
         self._in_trouble = asyncio.Event()
         self.default_policy = policy
@@ -128,6 +130,7 @@ class Storage:
         self._spawn(self._listen())
         self._spawn(self.feed.run())
         self._spawn(self.reaper.run())
+        self._spawn(self.janitor.run())
 
     async def stop(self) -> None:
         """End the loops and close the provider."""
@@ -356,9 +359,6 @@ class Storage:
         await self.provider.open()
         self.opened.set()
         self.report(None)
-        findings = await self.provider.repair()
-        if findings:
-            _log.info("repaired", storage=self.name, findings=len(findings), first=findings[0].kind)
 
     async def _keep_open(self) -> None:
         """Open what is not open; look after what is in trouble until it answers again."""

@@ -118,7 +118,8 @@ def job_to_proto(job: Job) -> job_pb2.Job:
         update_time=timestamp(job.updated_at),
         start_time=timestamp(accepted),
         end_time=timestamp(job.updated_at) if job.is_terminal else None,
-        due_time=timestamp(job.due_at),
+        due_time=None if job.is_terminal else timestamp(job.due_at),
+        purge_time=timestamp(job.due_at) if job.is_terminal else None,
         stage=job.stage,
         fraction=job.fraction,
         labels=job.labels,
@@ -156,6 +157,8 @@ def policy_to_proto(policy: Policy) -> job_pb2.BackendPolicy:
         max_run_time=duration(policy.max_run_time),
         max_queued=policy.max_queued,
         round_robin=policy.round_robin,
+        retention=duration(policy.retention),
+        foreign_claim_timeout=duration(policy.foreign_claim_timeout),
     )
 
 

@@ -51,6 +51,7 @@ def snapshot(state: str = "QUEUED", *, name: str = NAME, revision: int = 1, **ch
         "start_time": None,
         "end_time": None,
         "due_time": None,
+        "purge_time": None,
         "revision": revision,
         "etag": str(revision),
     }

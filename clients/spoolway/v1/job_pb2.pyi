@@ -227,6 +227,7 @@ class Job(_message.Message):
     RESULT_BYTES_FIELD_NUMBER: _builtins.int
     RESULT_SHA256_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, backends/{backend}/jobs/{id}."""
     backend: _builtins.str
@@ -281,7 +282,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def due_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server acts by itself next: the end of a delay, of max_run_time, of a grace. Unset if never."""
+        """When the server acts by itself next: the end of a delay, of max_run_time, of a grace. Unset if never; a job
+        that has ended has purge_time.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -298,6 +301,12 @@ class Job(_message.Message):
     @_builtins.property
     def error(self) -> Global___JobError:
         """Why it ended, if state is ERROR."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """When it may be deleted, by the policy's retention at its end; never earlier but by DeleteJob or PurgeBackend.
+        Unset until it has ended, and if it is kept for ever.
+        """
 
     def __init__(
         self,
@@ -328,10 +337,11 @@ class Job(_message.Message):
         result_bytes: _builtins.int = ...,
         result_sha256: _builtins.str = ...,
         error: Global___JobError | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "start_time", b"start_time", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "purge_time", b"purge_time", "start_time", b"start_time", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "attempts", b"attempts", "backend", b"backend", "content_bytes", b"content_bytes", "create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "etag", b"etag", "fraction", b"fraction", "id", b"id", "labels", b"labels", "max_attempts", b"max_attempts", "name", b"name", "owner", b"owner", "priority", b"priority", "reason", b"reason", "result_bytes", b"result_bytes", "result_sha256", b"result_sha256", "revision", b"revision", "stage", b"stage", "start_time", b"start_time", "state", b"state", "status", b"status", "transitions", b"transitions", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "attempts", b"attempts", "backend", b"backend", "content_bytes", b"content_bytes", "create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "etag", b"etag", "fraction", b"fraction", "id", b"id", "labels", b"labels", "max_attempts", b"max_attempts", "name", b"name", "owner", b"owner", "priority", b"priority", "purge_time", b"purge_time", "reason", b"reason", "result_bytes", b"result_bytes", "result_sha256", b"result_sha256", "revision", b"revision", "stage", b"stage", "start_time", b"start_time", "state", b"state", "status", b"status", "transitions", b"transitions", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -625,6 +635,8 @@ class BackendPolicy(_message.Message):
     MAX_RUN_TIME_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_FIELD_NUMBER: _builtins.int
     ROUND_ROBIN_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    FOREIGN_CLAIM_TIMEOUT_FIELD_NUMBER: _builtins.int
     paused: _builtins.bool
     """No jobs are handed out while set."""
     max_attempts: _builtins.int
@@ -657,6 +669,16 @@ class BackendPolicy(_message.Message):
     def max_run_time(self) -> _duration_pb2.Duration:
         """Longest run of a job; unset: no limit."""
 
+    @_builtins.property
+    def retention(self) -> _duration_pb2.Duration:
+        """How long a job is kept after its end, counted for those that end from now on; unset: for ever."""
+
+    @_builtins.property
+    def foreign_claim_timeout(self) -> _duration_pb2.Duration:
+        """How long a job that another program takes is left to it before it is queued again, counted for those that it
+        takes from now on; unset: until an operator decides. It may then run twice.
+        """
+
     def __init__(
         self,
         *,
@@ -670,10 +692,12 @@ class BackendPolicy(_message.Message):
         max_run_time: _duration_pb2.Duration | None = ...,
         max_queued: _builtins.int = ...,
         round_robin: _builtins.bool = ...,
+        retention: _duration_pb2.Duration | None = ...,
+        foreign_claim_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_grace", b"cancel_grace", "lease_ttl", b"lease_ttl", "lost_timeout", b"lost_timeout", "max_run_time", b"max_run_time", "resume_grace", b"resume_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_grace", b"cancel_grace", "foreign_claim_timeout", b"foreign_claim_timeout", "lease_ttl", b"lease_ttl", "lost_timeout", b"lost_timeout", "max_run_time", b"max_run_time", "resume_grace", b"resume_grace", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_grace", b"cancel_grace", "lease_ttl", b"lease_ttl", "lost_timeout", b"lost_timeout", "max_attempts", b"max_attempts", "max_crashes", b"max_crashes", "max_queued", b"max_queued", "max_run_time", b"max_run_time", "paused", b"paused", "resume_grace", b"resume_grace", "round_robin", b"round_robin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_grace", b"cancel_grace", "foreign_claim_timeout", b"foreign_claim_timeout", "lease_ttl", b"lease_ttl", "lost_timeout", b"lost_timeout", "max_attempts", b"max_attempts", "max_crashes", b"max_crashes", "max_queued", b"max_queued", "max_run_time", b"max_run_time", "paused", b"paused", "resume_grace", b"resume_grace", "retention", b"retention", "round_robin", b"round_robin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,6 +98,10 @@ async def policy(
     round_robin: Annotated[
         bool | None, typer.Option("--round-robin/--first-come", help="Whether owners take turns.")
     ] = None,
+    retention: Annotated[float | None, _seconds("How long a job is kept after its end.")] = None,
+    foreign_claim_timeout: Annotated[
+        float | None, _seconds("How long a job that another program takes is left to it.")
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help="A field, such as max_attempts, that the server is to decide."),
@@ -121,6 +125,8 @@ async def policy(
         "max_run_time": max_run_time,
         "max_queued": max_queued,
         "round_robin": round_robin,
+        "retention": retention,
+        "foreign_claim_timeout": foreign_claim_timeout,
     }
     changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     for field in default or ():
@@ -195,7 +201,8 @@ def _policy_facts(backend: "Backend") -> Iterator[tuple[str, object]]:
 def _shown(value: object, field: str, policy: "BackendPolicy") -> object:
     if value is None:
         waits = "24 h" if policy.max_attempts == 1 else "0 s"
-        return {"max_run_time": "no limit", "lost_timeout": waits}.get(field, "0 s")
+        for_ever = dict.fromkeys(("retention", "foreign_claim_timeout"), "for ever")
+        return {"max_run_time": "no limit", "lost_timeout": waits, **for_ever}.get(field, "0 s")
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g} s"
     if isinstance(value, bool):

@@ -41,6 +41,7 @@ def facts(snapshot: "JobSnapshot") -> list[tuple[str, object]]:
         ("submitted", _local(snapshot.create_time)),
         ("started", _local(snapshot.start_time)),
         ("ended", _local(snapshot.end_time)),
+        ("kept until", _local(snapshot.purge_time)),
     ]
     return [(name, value) for name, value in pairs if value]
 
