@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from spoolway_providers.interface import LoginField
+from spoolway_providers.registry import provider_class
 from spoolway_server import logins
 from spoolway_server.config import (
     Config,
@@ -346,3 +347,14 @@ def test_the_documentations_example_is_a_good_configuration(tmp_path):
 
     assert example is not None
     load(tmp_path, example[1])
+
+
+@pytest.mark.parametrize("type_name", ["sqlite", "local", "mongodb", "dropbox"])
+def test_each_login_field_stands_in_the_documentation(type_name):
+    """docs/configuration.md has a row for every field of a login, and says which are secret."""
+    rows = DOCS.read_text(encoding="utf-8").splitlines()
+
+    for field in provider_class(type_name).login_fields:
+        [row] = [row for row in rows if re.match(rf"\| (`\w+` )?\| `{field.name}` \|", row)]
+        assert ("secret" in row) == field.secret
+        assert ("required" in row) == field.required
