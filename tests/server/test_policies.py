@@ -13,6 +13,7 @@ from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import storage_admin_pb2 as admin_pb
 from spoolway_providers.errors import Unavailable
+from spoolway_server.catalog import AuditQuery
 from spoolway_server.clock import Clock
 from tests.server.conftest import StartLab, StartSpooler
 from tests.server.fake_spooler import FakeSpooler
@@ -228,3 +229,27 @@ async def test_a_policy_counts_on_every_server_within_seconds(start_lab: StartLa
     await there.pass_time(3)
 
     assert there.storage().policy("sim").max_attempts == 7
+
+
+async def test_what_operators_do_is_in_the_audit_trail(lab: Lab, start_spooler: StartSpooler) -> None:
+    """Who changed a policy, paused, purged or revoked, and what came of it; refusals with their reason."""
+    admin = lab.caller("admin")
+    spooler = await start_spooler()
+
+    await pause(admin)
+    await resume(admin)
+    await admin.SetBackendPolicy(change("lease_ttl", "max_attempts", lease_ttl=Duration(seconds=7)))
+    await refusal(admin.SetBackendPolicy(change(max_queued=1, etag="stale")))
+    await admin.PurgeBackend(admin_pb.PurgeBackendRequest(name="sim"))
+    await admin.RevokeSpooler(admin_pb.RevokeSpoolerRequest(session=spooler.session))
+
+    trail = (await lab.server.audit.events(AuditQuery())).events
+    assert {event.who for event in trail} == {"admin"}
+    assert [(event.what, event.subject, event.outcome, event.detail) for event in reversed(trail)] == [
+        ("PauseBackend", "backends/sim", "OK", ""),
+        ("ResumeBackend", "backends/sim", "OK", ""),
+        ("SetBackendPolicy", "backends/sim", "OK", "lease_ttl=7 s, max_attempts=default"),
+        ("SetBackendPolicy", "backends/sim", "ETAG_MISMATCH", "max_queued=1"),
+        ("PurgeBackend", "backends/sim", "OK", "0 deleted, 0 cancelled"),
+        ("RevokeSpooler", f"sessions/{spooler.session}", "OK", "spooler, 0 jobs taken back"),
+    ]

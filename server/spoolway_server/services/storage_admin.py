@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -204,24 +205,28 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     async def SetBackendPolicy(
         self, request: pb.SetBackendPolicyRequest, context: Context
     ) -> pb.SetBackendPolicyResponse:
-        self._caller(context)
+        caller = self._caller(context)
         name = backend_name(request.name, field="name")
         changes = _policy_changes(request)
-        backend = await self._backends.show(*await self._policies.change(name, changes, etag=request.etag))
-        return pb.SetBackendPolicyResponse(backend=backend)
+        async with self._audit.of(caller, "SetBackendPolicy", f"backends/{name}") as deed:
+            deed.detail = ", ".join(f"{field}={_in_words(value)}" for field, value in changes.items())
+            changed = await self._policies.change(name, changes, etag=request.etag)
+        return pb.SetBackendPolicyResponse(backend=await self._backends.show(*changed))
 
     async def PauseBackend(
         self, request: pb.PauseBackendRequest, context: Context
     ) -> pb.PauseBackendResponse:
-        self._caller(context)
-        changed = await self._policies.change(backend_name(request.name, field="name"), {"paused": True})
+        caller, name = self._caller(context), backend_name(request.name, field="name")
+        async with self._audit.of(caller, "PauseBackend", f"backends/{name}"):
+            changed = await self._policies.change(name, {"paused": True})
         return pb.PauseBackendResponse(backend=await self._backends.show(*changed))
 
     async def ResumeBackend(
         self, request: pb.ResumeBackendRequest, context: Context
     ) -> pb.ResumeBackendResponse:
-        self._caller(context)
-        changed = await self._policies.change(backend_name(request.name, field="name"), {"paused": False})
+        caller, name = self._caller(context), backend_name(request.name, field="name")
+        async with self._audit.of(caller, "ResumeBackend", f"backends/{name}"):
+            changed = await self._policies.change(name, {"paused": False})
         return pb.ResumeBackendResponse(backend=await self._backends.show(*changed))
 
     async def HoldJob(self, request: pb.HoldJobRequest, context: Context) -> pb.HoldJobResponse:
@@ -247,13 +252,16 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
             except (ValueError, OverflowError) as error:
                 message = "end_time_before is no valid time"
                 raise _invalid("TIME_INVALID", "end_time_before", message) from error
-        step = await self._purges.step(
-            backend_name(request.name, field="name"),
-            caller.name,
-            before=before,
-            cancel_queued=request.cancel_queued,
-            page_token=request.page_token,
-        )
+        name = backend_name(request.name, field="name")
+        async with self._audit.of(caller, "PurgeBackend", f"backends/{name}") as deed:
+            step = await self._purges.step(
+                name,
+                caller.name,
+                before=before,
+                cancel_queued=request.cancel_queued,
+                page_token=request.page_token,
+            )
+            deed.detail = f"{step.deleted} deleted, {step.cancelled} cancelled"
         return pb.PurgeBackendResponse(
             deleted=step.deleted, cancelled=step.cancelled, next_page_token=step.next_page_token
         )
@@ -285,7 +293,9 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     ) -> pb.RevokeSpoolerResponse:
         caller = self._caller(context)
         session = session_id(request.session)
-        listed, taken_back = await self._roster.revoke(session, caller.name)
+        async with self._audit.of(caller, "RevokeSpooler", f"sessions/{session}") as deed:
+            listed, taken_back = await self._roster.revoke(session, caller.name)
+            deed.detail = f"{listed.session.spooler_id}, {taken_back} jobs taken back"
         return pb.RevokeSpoolerResponse(spooler=_spooler(listed), jobs_taken_back=taken_back)
 
     def _show(self, storage: Storage) -> pb.Storage:
@@ -367,6 +377,12 @@ def _update_paths(request: pb.UpdateStorageRequest) -> list[str]:
 
 def _owner(request: pb.UpdateStorageRequest) -> str:
     return user_name(request.owner, field="owner") if request.owner else ""
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g} s"
+    return "default" if value is None else str(value)
 
 
 def _policy_changes(request: pb.SetBackendPolicyRequest) -> dict[str, Any]:
