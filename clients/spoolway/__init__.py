@@ -49,6 +49,7 @@ from spoolway.snapshot import (
     JobFailure,
     JobSnapshot,
     JobState,
+    LateResult,
     StateReason,
     Transition,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "JobFailure",
     "JobSnapshot",
     "JobState",
+    "LateResult",
     "LeaseSupersededError",
     "LoginField",
     "NotFoundError",

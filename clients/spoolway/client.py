@@ -24,6 +24,7 @@ from spoolway.snapshot import (
     Explanation,
     JobSnapshot,
     JobState,
+    LateResult,
     explanation_from_proto,
     snapshot_from_proto,
     state_to_proto,
@@ -288,6 +289,7 @@ class Job:
     Attributes:
         name: backends/{backend}/jobs/{id}, or the bare id it was made with.
         snapshot: What was last heard of it; None before the first answer.
+        late_results: Results that came too late to count, as `explain` last heard of them.
     """
 
     def __init__(self, client: JobClient, name: str, snapshot: JobSnapshot | None = None) -> None:
@@ -295,6 +297,7 @@ class Job:
         self._client = client
         self.name = name
         self.snapshot = snapshot
+        self.late_results: list[LateResult] = []
 
     def __repr__(self) -> str:
         """The name, and the state if known."""
@@ -398,6 +401,19 @@ class Job:
         transfer = self._client._transfer()
         return await transfer.fetch_result(self.name, snapshot.result_bytes, snapshot.result_sha256)
 
+    async def late_result_bytes(self, attempt: int) -> bytes:
+        """A result that came too late to count, as its spooler sent it; NotFoundError if none is kept."""
+        call = self._client._connection().jobs.ReadResult(
+            pb.ReadResultRequest(name=self.name, attempt=attempt)
+        )
+        content = bytearray()
+        try:
+            while (piece := await self._client._connection().read(call)) is not None:
+                content += piece.chunk
+        finally:
+            call.cancel()
+        return bytes(content)
+
     async def cancel(self) -> JobSnapshot:
         """Cancel it: at once where no spooler runs it, else by asking its spooler. Safe to repeat.
 
@@ -431,11 +447,18 @@ class Job:
         await self._client._call(self._client._jobs.DeleteJob, request)
 
     async def explain(self) -> list[Explanation]:
-        """Why it stands where it stands, above all why it does not run; the most important reason first."""
+        """Why it stands where it stands, above all why it does not run; the most important reason first.
+
+        Also learns of `late_results`.
+        """
         response = await self._client._call(
             self._client._jobs.ExplainJob, pb.ExplainJobRequest(name=self.name)
         )
         self._heard(snapshot_from_proto(response.job))
+        self.late_results = [
+            LateResult(attempt=kept.attempt, spooler=kept.spooler, size_bytes=kept.size_bytes)
+            for kept in response.kept_results
+        ]
         return [explanation_from_proto(one) for one in response.explanations]
 
     def _heard(self, snapshot: JobSnapshot) -> JobSnapshot:

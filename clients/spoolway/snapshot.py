@@ -18,6 +18,7 @@ __all__ = [
     "JobFailure",
     "JobSnapshot",
     "JobState",
+    "LateResult",
     "StateReason",
     "Transition",
     "explanation_from_proto",
@@ -146,6 +147,18 @@ class Explanation:
     """When it passes by itself; None if that is not known."""
     jobs_before: int
     """For BEHIND_OTHERS: jobs before it; 1,001 says "over 1,000"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateResult:
+    """A result that came when its lease had been superseded; it does not count, and is kept for a day."""
+
+    attempt: int
+    """Number of the attempt that delivered it."""
+    spooler: str
+    """Who delivered it."""
+    size_bytes: int
+    """Its length; of an upload that broke off, what came of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from spoolway.blocking import SyncCaller, thread
 from spoolway.caller import DEFAULT_TIMEOUT_S, Seconds
 from spoolway.client import Job, JobClient
 from spoolway.errors import SpoolwayError
-from spoolway.snapshot import Explanation, JobSnapshot, JobState
+from spoolway.snapshot import Explanation, JobSnapshot, JobState, LateResult
 from spoolway.submission import MAX_CONTENT_BYTES, Content, SubmitOptions
 
 __all__ = ["SyncJob", "SyncJobClient"]
@@ -157,6 +157,15 @@ class SyncJob:
     def result_bytes(self, timeout: Seconds | None = None) -> bytes:
         """Wait for the result, as its spooler sent it; see Job.result_bytes."""
         return thread.run(self._job.result_bytes(timeout))
+
+    @property
+    def late_results(self) -> list[LateResult]:
+        """Results that came too late to count, as `explain` last heard of them."""
+        return self._job.late_results
+
+    def late_result_bytes(self, attempt: int) -> bytes:
+        """A result that came too late to count; see Job.late_result_bytes."""
+        return thread.run(self._job.late_result_bytes(attempt))
 
     def cancel(self) -> JobSnapshot:
         """Cancel it; see Job.cancel."""

@@ -13,6 +13,7 @@ from spoolway.snapshot import (
     JobFailure,
     JobSnapshot,
     JobState,
+    LateResult,
     StateReason,
 )
 from spoolway_server.cli.connection import Connection
@@ -101,6 +102,7 @@ class FakeJob:
     def __init__(self, client: "FakeClient", name: str) -> None:
         self.name = name
         self._client = client
+        self.late_results: list[LateResult] = []
 
     @property
     def snapshot(self) -> JobSnapshot:
@@ -125,6 +127,7 @@ class FakeJob:
     async def explain(self) -> list[Explanation]:
         self._client.may_fail()
         self._client.life_of(self.name)
+        self.late_results = [LateResult(attempt=1, spooler="lamp-1", size_bytes=13)]
         return [
             Explanation(
                 cause=ExplanationCause.BEHIND_OTHERS,
@@ -134,6 +137,10 @@ class FakeJob:
                 jobs_before=2,
             )
         ]
+
+    async def late_result_bytes(self, attempt: int) -> bytes:
+        self._client.life_of(self.name)
+        return b'{"late": %d}' % attempt
 
     async def result_bytes(self) -> bytes:
         return self._client.result

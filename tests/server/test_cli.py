@@ -326,6 +326,16 @@ def test_explain_is_a_table_of_reasons(run):
     assert table.splitlines()[1].split() == ["BEHIND_OTHERS", "2", "jobs", "come", "first", "wait"]
     assert document["job"]["name"] == NAME
     assert document["explanations"][0]["jobs_before"] == 2
+    assert document["late_results"] == [{"attempt": 1, "spooler": "lamp-1", "size_bytes": 13}]
+
+
+def test_a_late_result_is_told_of_and_shown(run):
+    """explain says how to see a result that came too late, and that command prints it."""
+    told = run("explain", NAME).stderr
+    shown = run("result", NAME, "--attempt", "1")
+
+    assert f"spoolway result {NAME} --attempt 1" in told
+    assert (shown.exit_code, shown.stdout) == (0, '{"late": 1}\n')
 
 
 def test_jobs_is_a_table_of_the_jobs_asked_for(run, client):

@@ -449,19 +449,25 @@ class ReadResultRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """backends/{backend}/jobs/{id}, or a bare id."""
     offset: _builtins.int
     """Where to begin."""
+    attempt: _builtins.int
+    """Number of an attempt, for a result that is kept aside (ExplainJob tells of those); 0: the job's result. NOT_FOUND
+    (RESULT_NOT_KEPT) if there is none.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         offset: _builtins.int = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "name", b"name", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1166,6 +1172,7 @@ class ExplainJobResponse(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    KEPT_RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job as it is now."""
@@ -1174,19 +1181,62 @@ class ExplainJobResponse(_message.Message):
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """Why it stands there, the most important first; never empty."""
 
+    @_builtins.property
+    def kept_results(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptResult]:
+        """Results that attempts delivered when their leases had been superseded: they change nothing, and are kept aside
+        for a day. ReadResult reads them.
+        """
+
     def __init__(
         self,
         *,
         job: _job_pb2.Job | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        kept_results: _abc.Iterable[Global___KeptResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "job", b"job", "kept_results", b"kept_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainJobResponse: _TypeAlias = ExplainJobResponse  # noqa: Y015
+
+@_typing.final
+class KeptResult(_message.Message):
+    """A result that came too late to count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SPOOLER_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    ATTEMPT_END_TIME_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """The number of the attempt that delivered it."""
+    spooler: _builtins.str
+    """The spooler_id that delivered it."""
+    size_bytes: _builtins.int
+    """Its length in bytes; of an upload that broke off, what came of it."""
+    @_builtins.property
+    def attempt_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When its attempt ended; the result came later."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        spooler: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        attempt_end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_end_time", b"attempt_end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_end_time", b"attempt_end_time", "size_bytes", b"size_bytes", "spooler", b"spooler"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptResult: _TypeAlias = KeptResult  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
@@ -1398,7 +1448,7 @@ class StreamNextJobsResponse(_message.Message):
 
     @_builtins.property
     def revoke(self) -> Global___Revoke:
-        """A lease is gone; stop, and do not report."""
+        """A lease is gone; stop, and do not report on the stream."""
 
     @_builtins.property
     def confirms(self) -> Global___Confirms:
@@ -2027,7 +2077,9 @@ Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
 class Revoke(_message.Message):
-    """A lease is gone: reports with its token change nothing any more."""
+    """A lease is gone: reports with its token change nothing any more. A result may still be sent by CompleteJob, once: it
+    is refused with LEASE_SUPERSEDED and kept aside for a day.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -147,12 +147,18 @@ async def result(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write it there, exactly as it was sent.")
     ] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="The late result of this attempt, which `explain` tells of.")
+    ] = None,
     wait: _Wait = False,
     timeout: _Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Exactly as it was sent, not indented.")] = False,
 ) -> None:
     """Print a job's result, a JSON document; indented on a terminal."""
     handle = client.job(job)
+    if attempt is not None:
+        _show_result(await handle.late_result_bytes(attempt), output, as_json=as_json)
+        return
     if wait:
         [snapshot] = await follow(client, [job], timeout_s=timeout)
     else:
@@ -161,7 +167,10 @@ async def result(
         fail(f"{snapshot.name} is {snapshot.state}, so it has no result yet", ExitCode.REFUSED, "Add --wait.")
     if ended_badly(snapshot):
         fail(ending(snapshot), ExitCode.ENDED_BADLY)
-    content = await handle.result_bytes()
+    _show_result(await handle.result_bytes(), output, as_json=as_json)
+
+
+def _show_result(content: bytes, output: Path | None, *, as_json: bool) -> None:
     if output is not None:
         _write(output, content)
     elif sys.stdout.isatty() and not as_json:
@@ -205,13 +214,19 @@ async def explain(client: "JobClient", job: _Job, as_json: _Json = False) -> Non
     handle = client.job(job)
     explanations = await handle.explain()
     if as_json:
-        write_json({"job": handle.snapshot, "explanations": explanations})
+        document = {"job": handle.snapshot, "explanations": explanations, "late_results": handle.late_results}
+        write_json(document)
         return
     write_table(
         ("CAUSE", "WHAT", "ADVICE"),
         ([one.cause, one.message, one.advice] for one in explanations),
         empty="Nothing is known about it.",
     )
+    for late in handle.late_results:
+        say(
+            f"Attempt {late.attempt}, of {late.spooler}, left a late result of {late.size_bytes} bytes: "
+            f"spoolway result {job} --attempt {late.attempt}"
+        )
 
 
 @calls_admin

@@ -18,6 +18,7 @@ from spoolway_server.errors import ServiceError
 from spoolway_server.explaining import Explanation, explain
 from spoolway_server.guard import Context
 from spoolway_server.jobs import JobRequest, Jobs, UploadRef, result_ref
+from spoolway_server.kept import KeptResult, kept_results, read_kept
 from spoolway_server.leases import Update
 from spoolway_server.names import backend_name, lease_token, resource_id, short_backend_name, storage_name
 from spoolway_server.ownership import any_job
@@ -158,7 +159,11 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self, request: pb.ReadResultRequest, context: Context
     ) -> AsyncGenerator[pb.ReadResultResponse, None]:
         storage, job = await self._jobs.get(self._caller(context), request.name)
-        async for piece in read_pieces(storage, result_ref(job), request.offset):
+        if request.attempt:
+            pieces = read_kept(storage, job, request.attempt, request.offset)
+        else:
+            pieces = read_pieces(storage, result_ref(job), request.offset)
+        async for piece in pieces:
             yield pb.ReadResultResponse(chunk=piece)
 
     async def UploadContent(
@@ -215,8 +220,11 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         storage, job = await self._jobs.get(self._caller(context), request.name)
         with storage.noting_trouble():
             explanations = await explain(storage, job)
+            kept = await kept_results(storage, job)
         return pb.ExplainJobResponse(
-            job=job_to_proto(job), explanations=[_explanation(one) for one in explanations]
+            job=job_to_proto(job),
+            explanations=[_explanation(one) for one in explanations],
+            kept_results=[_kept_result(one) for one in kept],
         )
 
     async def ListBackends(
@@ -373,6 +381,15 @@ def _explanation(one: Explanation) -> pb.Explanation:
         advice=one.advice,
         until=timestamp(one.until),
         jobs_before=one.jobs_before,
+    )
+
+
+def _kept_result(one: KeptResult) -> pb.KeptResult:
+    return pb.KeptResult(
+        attempt=one.attempt.number,
+        spooler=one.attempt.spooler,
+        size_bytes=one.size,
+        attempt_end_time=timestamp(one.attempt.ended_at),
     )
 
 
