@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from tests.server.lab import Caller
 from tests.server.server_process import caller_of, server_process, write_config
+
+_log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 RESULT_BYTES = 500_000_000
@@ -125,4 +128,5 @@ async def test_result_of_500_mb_is_cut_and_resumed_and_never_held(memory_disk: P
         assert stored == RESULT_BYTES
         assert done.state == job_pb2.JOB_STATE_DONE
         assert digest.hexdigest() == named.sha256
+        _log.info("grew by %.1f and %.1f MiB", first.growth_mib, second.growth_mib)
         assert max(first.growth_mib, second.growth_mib) < GROWTH_MIB
