@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,78 @@ def test_the_blocking_twin_does_the_same() -> None:
             list(admin.purge_backend("lamp"))
         with pytest.raises(NotFoundError):
             admin.revoke_spooler("0" * 32)
+
+
+async def test_storages_are_added_changed_and_forgotten(admin: AdminClient, tmp_path: Path) -> None:
+    """Each call answers with the storage as it is then."""
+    path = str(tmp_path / "lab.sqlite")
+
+    added = await admin.add_storage("lab", "sqlite", {"path": path}, description="new", active=False)
+    activated = await admin.activate_storage("lab")
+    changed = await admin.update_storage("lab", owner="bob", etag=activated.etag)
+    with pytest.raises(EtagMismatchError):
+        await admin.update_storage("lab", description="stale", etag=added.etag)
+    moved = await admin.update_storage("lab", login={"path": str(tmp_path / "moved.sqlite")})
+    back = await admin.update_storage("lab", login_fields={"path": path})
+    stats = await admin.storage_stats("lab")
+    off = await admin.deactivate_storage("lab")
+    await admin.delete_storage("lab")
+
+    assert (added.description, added.owner, added.active, added.serving) == ("new", "ada", False, True)
+    assert activated.active
+    assert (changed.owner, changed.description) == ("bob", "new")
+    assert moved.serving
+    assert back.serving
+    assert (stats.backends, stats.jobs, stats.sessions) == (0, {}, 0)
+    assert not off.active
+    with pytest.raises(NotFoundError):
+        await admin.storage("lab")
+
+
+async def test_a_login_is_tried_before_it_is_saved(admin: AdminClient, tmp_path: Path) -> None:
+    """A type and its login are enough."""
+    test = await admin.test_storage(type="sqlite", login={"path": str(tmp_path / "x.sqlite")})
+
+    assert test.passed
+    assert "x" not in [storage.name for storage in await admin.storages()]
+
+
+async def test_the_types_of_storages_are_told(admin: AdminClient) -> None:
+    """With the fields of their logins, and how to sign in."""
+    types = {kind.name: kind for kind in await admin.provider_types()}
+
+    assert [field.name for field in types["sqlite"].login_fields] == ["path"]
+    assert types["dropbox"].sign_in_field == "refresh_token"
+    page = await admin.sign_in_page("dropbox", {"app_key": "k", "app_secret": "s"})
+    assert page.startswith("https://")
+
+
+async def test_a_wrong_field_of_a_login_is_said_and_not_shown(admin: AdminClient) -> None:
+    """Before anything is sent."""
+    with pytest.raises(ValueError, match="no field paht") as caught:
+        await admin.add_storage("lab", "sqlite", {"paht": "correct-horse"})
+
+    assert "correct-horse" not in str(caught.value)
+
+
+def test_storages_are_added_without_an_event_loop(tmp_path: Path) -> None:
+    """The blocking twin does the same."""
+    with serving_in_thread() as address, SyncAdminClient(address, user="ada") as admin:
+        added = admin.add_storage("lab", "sqlite", {"path": str(tmp_path / "lab.sqlite")})
+        changed = admin.update_storage("lab", description="new")
+        switched = [admin.deactivate_storage("lab").active, admin.activate_storage("lab").active]
+        test = admin.test_storage("lab")
+        stats = admin.storage_stats("lab")
+        types = admin.provider_types()
+        page = admin.sign_in_page("dropbox", {"app_key": "k", "app_secret": "s"})
+        same = admin.storage("lab")
+        admin.delete_storage("lab")
+
+        assert added.serving
+        assert (changed.description, same.description) == ("new", "new")
+        assert switched == [False, True]
+        assert test.passed
+        assert stats.unfinished_jobs == 0
+        assert "sqlite" in {kind.name for kind in types}
+        assert page
+        assert [storage.name for storage in admin.storages()] == ["main"]
