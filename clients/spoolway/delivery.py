@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from spoolway.channel import Connection
-from spoolway.errors import SpoolwayError, UnauthenticatedError, is_transient
+from spoolway.errors import FailedPreconditionError, SpoolwayError, UnauthenticatedError, is_transient
 from spoolway.held import HeldJob
 from spoolway.session import Session
 from spoolway.timing import Backoff, Timing
@@ -41,6 +41,23 @@ class Delivery:
             else:
                 await asyncio.sleep(backoff.next_s())
 
+    async def run_late(self) -> None:
+        """Deliver results of leases that are gone, each once; works until cancelled."""
+        while True:
+            await self.deliver_late(await self._session.late.get())
+            self._session.late.task_done()
+
+    async def deliver_late(self, end: pb.LeaseUpdate) -> None:
+        """Deliver one: it changes nothing, and the server keeps it aside for a day."""
+        try:
+            await self._complete(end)
+        except SpoolwayError as error:
+            kept = isinstance(error, FailedPreconditionError)
+            words = "came too late; the server keeps it for a day" if kept else f"is lost: {error}"
+            _log.warning("%s: its result %s", end.job, words)
+        else:
+            _log.info("%s: its result came late, and counts", end.job)
+
     async def deliver_all(self) -> bool:
         """Deliver each end that waits, while the stream is down. False if the server could not take one."""
         for held in self._session.ends():
@@ -64,11 +81,7 @@ class Delivery:
         job, token = end.job, end.lease_token
         match end.WhichOneof("update"):
             case "complete":
-                upload = end.complete.upload if end.complete.HasField("upload") else None
-                complete = pb.CompleteJobRequest(
-                    job=job, lease_token=token, result=end.complete.result, upload=upload
-                )
-                await self._connection.call(jobs.CompleteJob, complete, timeout_s=timeout_s)
+                await self._complete(end)
             case "release":
                 release = pb.ReleaseJobRequest(job=job, lease_token=token, reason=end.release.reason)
                 await self._connection.call(jobs.ReleaseJob, release, timeout_s=timeout_s)
@@ -81,3 +94,11 @@ class Delivery:
             case _:
                 fail = pb.FailJobRequest(job=job, lease_token=token, fail=end.fail)
                 await self._connection.call(jobs.FailJob, fail, timeout_s=timeout_s)
+
+    async def _complete(self, end: pb.LeaseUpdate) -> None:
+        upload = end.complete.upload if end.complete.HasField("upload") else None
+        request = pb.CompleteJobRequest(
+            job=end.job, lease_token=end.lease_token, result=end.complete.result, upload=upload
+        )
+        method = self._connection.jobs.CompleteJob
+        await self._connection.call(method, request, timeout_s=self._timing.unary_timeout_s)

@@ -24,7 +24,7 @@ class Phase(enum.Enum):
     ENDING = enum.auto()
     """The run function has ended; the report of it is not confirmed yet."""
     REVOKED = enum.auto()
-    """The lease is gone; the run function still runs, and its result will be dropped."""
+    """The lease is gone; the run function still runs, and its result will not count."""
 
 
 @dataclass(slots=True, eq=False)

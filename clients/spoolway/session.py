@@ -70,6 +70,7 @@ class Session:
         finished: Set once draining or stopping with nothing left to report.
         lost: Set while there is no stream that was welcomed.
         lost_at: When the last one was lost.
+        late: Results of leases that are gone, each to be delivered once: a finished run must not vanish.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Session:
         self.runner = Runner(threads, transfer, self.function_ended)
         self.poke = asyncio.Event()
         self.finished = asyncio.Event()
+        self.late: asyncio.Queue[pb.LeaseUpdate] = asyncio.Queue()
         self.lost = asyncio.Event()
         self.lost.set()
         self.lost_at = now()
@@ -261,8 +263,8 @@ class Session:
         """The job's run function has returned or raised; `end` says how."""
         held.backend.busy -= 1
         if held.phase is Phase.REVOKED:
-            _log.info("%s: returned after its lease was revoked; its result is dropped", held.job.name)
             held.backend.revoked -= 1
+            self._deliver_late(end)
             self._send_credits()
             return
         held.phase = Phase.ENDING
@@ -359,14 +361,21 @@ class Session:
         if held.phase in {Phase.ACCEPTING, Phase.WAITING}:
             self._drop_unstarted(held)
             return
-        _log.warning("%s: its lease is gone (%s); its result will be dropped", held.job.name, reason)
+        _log.warning("%s: its lease is gone (%s); its result will not count", held.job.name, reason)
         held.job._cancel()
         if held.phase is Phase.RUNNING:
             # The function can't be interrupted: its place stays taken until it returns.
             held.phase = Phase.REVOKED
             held.backend.revoked += 1
             self._send_credits()
+        elif held.end is not None:
+            self._deliver_late(held.end)
         self._forget(held)
+
+    def _deliver_late(self, end: pb.LeaseUpdate) -> None:
+        """A result of a lease that is gone: the server may keep it aside, for people to find."""
+        if end.HasField("complete"):
+            self.late.put_nowait(end)
 
     def _revoke_all(self, welcome: pb.Welcome) -> None:
         for revoke in welcome.revoked:

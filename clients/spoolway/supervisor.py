@@ -85,12 +85,16 @@ class Supervisor:
         work = asyncio.create_task(self._work())
         stopped = asyncio.create_task(self._stopped.wait())
         delivery = asyncio.create_task(self._delivery.run())
+        late = asyncio.create_task(self._delivery.run_late())
         try:
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 await asyncio.wait({work}, timeout=self._timing.stop_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.unary_timeout_s):
+                    await self.session.late.join()
         finally:
-            await _cancel(work, stopped, delivery)
+            await _cancel(work, stopped, delivery, late)
             self.session.runner.stop()
             self.session.runner.close()
             await self._unary.close()

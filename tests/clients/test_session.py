@@ -327,13 +327,14 @@ async def test_credit_returns_when_the_last_revoked_function_has(bench: Bench) -
 
 
 async def test_a_revoke_while_the_end_is_under_way_forgets_the_job(bench: Bench) -> None:
-    """A result that is not wanted any more is not sent again."""
+    """A result that does not count any more is not sent again on the stream, but once to be kept aside."""
     held = await bench.start("1")
     bench.session.function_ended(held, _completed(held))
     bench.receive(revoke=revoked("1", "JOB_ENDED"))
 
     assert bench.session.held_count == 0
     assert bench.session.ends() == []
+    assert bench.session.late.get_nowait().lease_token == token("1")
 
 
 async def test_a_cancel_of_an_unknown_job_is_passed_over(bench: Bench) -> None:

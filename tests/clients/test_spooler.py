@@ -374,7 +374,10 @@ async def test_a_job_cancelled_before_its_start_is_never_run(server: FakeServer)
 
 
 async def test_a_revoked_job_keeps_its_place_until_its_function_returns(server: FakeServer) -> None:
-    """A function that can't be interrupted blocks its place; when it returns its result is dropped."""
+    """A function that can't be interrupted blocks its place; its result is then delivered once."""
+    server.answers["CompleteJob"] = in_turn(
+        Refusal(grpc.StatusCode.FAILED_PRECONDITION, "superseded", "LEASE_SUPERSEDED")
+    )
     runs = Runs()
     async with at_work(make_spooler(server, runs.run)):
         stream = await server.next_stream()
@@ -390,6 +393,30 @@ async def test_a_revoked_job_keeps_its_place_until_its_function_returns(server: 
         await stream.accept("2")
         assert (await runs.next()).id == "2"
         assert "complete" not in stream.seen()
+        [late] = await server.called("CompleteJob")
+
+    assert (late.job, late.lease_token, late.result) == (job_name("1"), token("1"), b'{"too":"late"}')
+
+
+async def test_a_late_result_is_delivered_before_the_spooler_ends(server: FakeServer) -> None:
+    """A drained spooler waits until the server has answered to a result of a lease that is gone."""
+    server.answers["CompleteJob"] = in_turn(
+        Refusal(grpc.StatusCode.FAILED_PRECONDITION, "superseded", "LEASE_SUPERSEDED")
+    )
+    runs = Runs()
+    spooler = make_spooler(server, runs.run)
+    async with at_work(spooler) as task:
+        stream = await server.next_stream()
+        await stream.accept("1")
+        await runs.next()
+        runs.end("1", 1)
+        await stream.receive("complete")
+        stream.revoke("1")
+        spooler.drain()
+        stream.confirm(await stream.receive("drain"))
+        await ended(task)
+
+    assert len(server.requests["CompleteJob"]) == 1
 
 
 async def test_a_revoked_accept_is_forgotten(server: FakeServer) -> None:
