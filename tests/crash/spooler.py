@@ -44,8 +44,8 @@ def shorten_reconnects() -> None:
     """Let gRPC look for a server that is back more often than its five seconds."""
     make_options = channel.channel_options
 
-    def options(**given: bool) -> list[tuple[str, Any]]:
-        return [*make_options(**given), ("grpc.max_reconnect_backoff_ms", 300)]
+    def options(address: str, **given: bool) -> list[tuple[str, Any]]:
+        return [*make_options(address, **given), ("grpc.max_reconnect_backoff_ms", 300)]
 
     channel.channel_options = options
 
