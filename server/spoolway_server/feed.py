@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import structlog
 
@@ -13,6 +14,10 @@ from spoolway_providers.model import Job, JobKey
 __all__ = ["Feed", "Subscription"]
 
 _log = structlog.get_logger(__name__)
+
+
+MAX_EVENT = 100
+"""Jobs of one event. A watcher that does not read has one on the way, which nobody shares."""
 
 
 class Subscription:
@@ -83,7 +88,7 @@ class Subscription:
         await self._feed.catch_up()
 
     async def next(self, timeout_s: float) -> tuple[list[Job], list[JobKey]]:
-        """What has changed since the last call, at most 1,000 jobs; nothing after `timeout_s` seconds."""
+        """What has changed since the last call, at most MAX_EVENT jobs; nothing after `timeout_s` seconds."""
         if not self._wake.is_set():
             try:
                 async with asyncio.timeout(timeout_s):
@@ -92,10 +97,12 @@ class Subscription:
                 # Others' changes passed by: a resume need not begin before them.
                 self.cursor = self._feed.cursor
                 return [], []
-        taken = list(self._jobs)[:1000]
+        taken = list(islice(self._jobs, MAX_EVENT))
         jobs = [self._jobs.pop(key) for key in taken]
         deleted, self._deleted = list(self._deleted), set()
         if not self._jobs:
+            # A dictionary that was large stays so when it is emptied.
+            self._jobs = {}
             if not self.ended:
                 self._wake.clear()
             self.cursor = self._feed.cursor

@@ -15,7 +15,7 @@ from spoolway_providers.interface import Query
 from spoolway_providers.model import Job, JobKey
 from spoolway_server.auth import Principal
 from spoolway_server.errors import ServiceError, draining, moving_on
-from spoolway_server.feed import Subscription
+from spoolway_server.feed import MAX_EVENT, Subscription
 from spoolway_server.ownership import job_not_found, own_job
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
@@ -24,7 +24,6 @@ from spoolway_server.tokens import decode_token, encode_token
 __all__ = ["JobEvent", "Watching"]
 
 BOOKMARK_S = 15.0
-SNAPSHOT_PAGE = 500
 MAX_WATCHED = 1000
 
 
@@ -248,9 +247,7 @@ class _Watcher:
             return
         cursor = ""
         while True:
-            query = Query(
-                owner=self._owner, backend=self._backend or None, limit=SNAPSHOT_PAGE, cursor=cursor
-            )
+            query = Query(owner=self._owner, backend=self._backend or None, limit=MAX_EVENT, cursor=cursor)
             page = await self.storage.provider.find(query)
             self._note(page.jobs)
             if page.jobs:

@@ -44,6 +44,16 @@ class ServerProcess:
         """The highest that its memory has been since, above what it was then."""
         return self._status_mib("VmHWM") - self._rss_before_mib
 
+    @property
+    def rss_mib(self) -> float:
+        """All that it takes now."""
+        return self._status_mib("VmRSS")
+
+    @property
+    def lasting_growth_mib(self) -> float:
+        """What it takes now above what it took when memory was first watched; what was given back aside."""
+        return self.rss_mib - self._rss_before_mib
+
     def _status_mib(self, field: str) -> float:
         lines = (self._memory / "status").read_text("ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024

@@ -76,6 +76,26 @@ async def test_f16_a_spooler_that_beats_keeps_its_job(start_lab: StartLab) -> No
     assert outcomes_of(await lab.caller().job(job.name)) == ["DONE"]
 
 
+async def test_a_job_100_times_longer_than_its_lease_runs_once(
+    lab: Lab, alice: Caller, start_spooler: StartSpooler
+) -> None:
+    """As long as its spooler beats, a lease is prolonged for ever: nobody else gets the job."""
+    spooler, other = await start_spooler("spooler"), await start_spooler("other", credit=0)
+    job = await alice.submit()
+    one = await spooler.take()
+    await other.credit(1)
+
+    # 120 leases of 30 s.
+    for _ in range(144):
+        await lab.pass_time(25)
+        await spooler.beat()
+        await other.beat()
+    await spooler.complete(one)
+
+    assert outcomes_of(await alice.job(job.name)) == ["DONE"]
+    assert (await alice.job(job.name)).attempts[0].spooler == "spooler"
+
+
 async def test_f4_a_job_whose_spoolers_are_all_lost_ends(
     lab: Lab, alice: Caller, start_spooler: StartSpooler
 ) -> None:

@@ -218,7 +218,7 @@ async def test_a_snapshot_that_broke_off_is_begun_again(
     monkeypatch: pytest.MonkeyPatch, alice: Caller
 ) -> None:
     """A token from the middle of a snapshot brings all of it: nothing that was not told is skipped."""
-    monkeypatch.setattr(watching, "SNAPSHOT_PAGE", 2)
+    monkeypatch.setattr(watching, "MAX_EVENT", 2)
     names = {(await alice.submit()).name for _ in range(5)}
     watch = Watch(alice)
     first = await watch.event()
