@@ -246,7 +246,8 @@ class Provider(ABC):
         """Take up to len(orders) QUEUED jobs of `backend`, first by (rank, seq), one for each order in turn.
 
         Each becomes what `rules.decide(job, Claim(...))` makes of it; one winner each, across all
-        processes. An order whose session is not LIVE takes none. None at all while the policy says
+        processes. An order whose session is not LIVE takes none, and a job whose `due_at` has passed is
+        left to whoever expires it. None at all while the policy says
         paused or the backend does not exist. After Uncertain: look with `find(session=...)`.
         """
 

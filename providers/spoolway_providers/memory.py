@@ -290,7 +290,10 @@ class MemoryProvider(Provider):
         if policy.paused:
             return []
         live = [order for order in orders if self._is_live(order.session)]
-        heads = [key for _, _, key in self._queues.get(backend, ())[: len(live)]]
+        now = self._clock()
+        # A job whose latest start has passed is the reaper's.
+        ready = (key for _, _, key in self._queues.get(backend, ()) if not _is_past(self._jobs[key], now))
+        heads = list(islice(ready, len(live)))
         claimed = []
         for order, key in zip(live, heads, strict=False):
             event = rules.Claim(order.token, order.session, order.spooler)
@@ -600,6 +603,10 @@ class MemoryProvider(Provider):
     async def probe(self) -> list[Step]:
         """See the interface; memory is always there."""
         return [Step("write", ok=True, elapsed=timedelta(0))]
+
+
+def _is_past(job: Job, now: datetime) -> bool:
+    return job.due_at is not None and job.due_at <= now
 
 
 def _by_seq(job: Job) -> tuple[int, ...]:

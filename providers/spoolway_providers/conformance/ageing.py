@@ -94,6 +94,17 @@ class AgeingConformance(Base):
         with pytest.raises(NotFound):
             await scene.provider.get(job.key)
 
+    async def test_job_past_its_latest_start_is_not_handed_out(
+        self, scene: Scene, clock: ManualClock
+    ) -> None:
+        """A job whose expire time has passed is left to whoever expires it; the next one is handed out."""
+        await scene.submit(expire_at=clock.now + timedelta(minutes=5))
+        later = await scene.submit(expire_at=clock.now + timedelta(minutes=20))
+        last = await scene.submit()
+        clock.advance(timedelta(minutes=10))
+
+        assert [job.key for job in await scene.claim(3)] == [later.key, last.key]
+
     async def test_f12_clock_set_back_keeps_the_order(self, scene: Scene, clock: ManualClock) -> None:
         """A job that is submitted after the clock was set back does not pass earlier ones."""
         first = await scene.submit()

@@ -38,7 +38,7 @@ async def claim(tenure: Tenure, reader: Reader, backend: str, orders: Sequence[O
     wanted = [order for order in orders if tenure.sessions.is_live(order.session)]
     claimed: list[Claimed] = []
     while wanted and not _policy(tenure, backend).paused and backend in tenure.backends:
-        heads = tenure.index.reserve_heads(backend, len(wanted))
+        heads = tenure.index.reserve_heads(backend, len(wanted), tenure.clock())
         if not heads:
             break
         outcomes = await asyncio.gather(*(_make_ready(tenure, reader, *head) for head in heads))
@@ -87,6 +87,8 @@ async def _try_ready(tenure: Tenure, reader: Reader, entry: Entry, place: QueueP
     job = entry.job
     # One that was sent to run again has its place further back than its name says.
     if job is None or job.state is not State.QUEUED or (job.rank, job.seq, job.key) != place:
+        return None
+    if entry.is_past(tenure.clock()):
         return None
     if not await bring(tenure, entry, Place.RUNNING):
         return None

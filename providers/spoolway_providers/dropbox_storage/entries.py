@@ -1,6 +1,7 @@
 """What the owner's memory holds of one job."""
 
 import asyncio
+from datetime import datetime
 
 from spoolway_providers.dropbox_storage.names import Place, rank_of
 from spoolway_providers.model import Job, JobKey, Reason, State
@@ -69,6 +70,10 @@ class Entry:
         if self.job.state is not State.QUEUED:
             return None
         return (self.job.rank, self.job.seq, self.key)
+
+    def is_past(self, now: datetime) -> bool:
+        """Whether it waits, and its latest start has passed; not known before its status was read."""
+        return self.job is not None and self.job.due_at is not None and self.job.due_at <= now
 
     @property
     def wanted_place(self) -> Place:

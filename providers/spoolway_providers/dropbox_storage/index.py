@@ -115,9 +115,13 @@ class Index:
 
     # Claiming
 
-    def reserve_heads(self, backend: str, number: int) -> list[tuple[Entry, QueuePlace]]:
-        """Take the first jobs out of the queue, for whoever claims them; with the places they had."""
-        heads = [(self.entries[place[-1]], place) for place in self._queues.get(backend, [])[:number]]
+    def reserve_heads(self, backend: str, number: int, now: datetime) -> list[tuple[Entry, QueuePlace]]:
+        """Take the first jobs out of the queue, for whoever claims them; with the places they had.
+
+        One whose latest start has passed is the reaper's.
+        """
+        queue = ((self.entries[place[-1]], place) for place in self._queues.get(backend, []))
+        heads = list(islice((head for head in queue if not head[0].is_past(now)), number))
         for entry, _ in heads:
             entry.reserved = True
             self.place(entry)

@@ -107,7 +107,7 @@ class Claimer:
             _joined(
                 "jobs",
                 "heads",
-                {"backend": backend, "state": State.QUEUED.value},
+                {"backend": backend, "state": State.QUEUED.value, "$expr": self._may_start()},
                 {"$sort": {"rank": 1, "seq": 1, "_id": 1}},
                 {"$limit": len(orders)},
                 {"$project": JOB_FIELDS},
@@ -125,6 +125,11 @@ class Claimer:
             [job_of(document) for document in look["heads"]],
             look["now"].astimezone(UTC),
         )
+
+    def _may_start(self) -> Document:
+        """A job whose latest start has passed is the reaper's."""
+        now_us = {"$multiply": [self._connection.numbers.now_ms(), 1000]}
+        return {"$gt": [{"$ifNull": ["$due", {"$add": [now_us, 1]}]}, now_us]}
 
     async def _set_one(self, write: Write) -> dict[str, bytes | None]:
         """Store a claim; the content by the write's number if it won."""

@@ -55,8 +55,10 @@ def claim(transaction: Transaction, claiming: Claiming) -> list[Claimed]:
         "SELECT j.doc, b.data FROM jobs j"
         " LEFT JOIN blobs b ON b.id = j.backend || '/' || j.id || '/content'"
         " WHERE j.backend = ? AND j.state = 'QUEUED' AND j.state IN ('QUEUED', 'HELD')"
+        # A job whose latest start has passed is the reaper's.
+        " AND (j.due_at IS NULL OR j.due_at > ?)"
         " ORDER BY j.rank, j.seq LIMIT ?",
-        (claiming.backend, len(orders)),
+        (claiming.backend, to_microseconds(transaction.now), len(orders)),
     ).fetchall()
     claimed = [
         Claimed(_take(decode_job(doc), order, transaction, policy), content)
