@@ -85,6 +85,9 @@ class Dictionary:
 class ProviderMachine(RuleBasedStateMachine):
     """Drives a provider and a dictionary with the same steps."""
 
+    outlives_its_process = False
+    """Whether all, sessions too, is there again once it is closed and opened."""
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
@@ -267,6 +270,25 @@ class ProviderMachine(RuleBasedStateMachine):
             self.cursor, more = changes.cursor, changes.more
         assert self.seen == self.model.jobs
 
+    @precondition(lambda self: self.outlives_its_process)
+    @rule()
+    def reopen(self) -> None:
+        """As a restart does: all invariants hold again."""
+        self.run(self.provider.close())
+        self.run(self.provider.open())
+
+    @rule()
+    def look_for_due_jobs(self) -> None:
+        due = {key: job.due_at for key, job in self.model.jobs.items() if job.due_at is not None}
+        assert self.run(self.provider.next_due()) == min(due.values(), default=None)
+        found = self.run(self.provider.find(Query(due_before=self.clock.now))).jobs
+        assert {job.key for job in found} == {key for key, at in due.items() if at <= self.clock.now}
+
+    @rule(backend=some_backend, limit=st.integers(1, 4))
+    def count_queued(self, backend: str, limit: int) -> None:
+        query = Query(backend=backend, states=(State.QUEUED,), limit=limit)
+        assert self.run(self.provider.count(query)) == min(limit, len(self.model.queue(backend)))
+
     @rule(backend=some_backend)
     def repair(self, backend: str) -> None:
         assert self.run(self.provider.repair()) == []
@@ -321,6 +343,8 @@ class MemoryMachine(ProviderMachine):
 
 
 class SqliteMachine(ProviderMachine):
+    outlives_its_process = True
+
     def make_provider(self) -> Provider:
         self.folder = Path(tempfile.mkdtemp())
         return SqliteProvider(self.folder / "jobs.sqlite", clock=self.clock, watches=False)

@@ -17,6 +17,7 @@ from tests.providers.test_equivalence import ProviderMachine
 
 
 class LocalMachine(ProviderMachine):
+    outlives_its_process = True
     naming = Naming.LOCAL
 
     def make_provider(self) -> Provider:

@@ -16,6 +16,7 @@ __all__ = ["server", "stand_in"]
 
 
 class MongoMachine(ProviderMachine):
+    outlives_its_process = True
     server: ClassVar[MongoServer]
 
     def make_provider(self) -> Provider:
