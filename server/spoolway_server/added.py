@@ -65,8 +65,9 @@ class AddedStorages:
     # Life
 
     async def start(self) -> None:
-        """Read the catalog, set its storages going, and follow it from then on."""
+        """Open and read the catalog, set its storages going, and follow it from then on."""
         try:
+            await self._catalog.open()
             await self.refresh()
         except ServiceError as error:
             # The storages of the configuration serve meanwhile.
@@ -87,6 +88,8 @@ class AddedStorages:
     async def _follow(self) -> None:
         while True:
             try:
+                if not self.is_read:
+                    await self._catalog.open()
                 version = await self._catalog.version()
                 await self.refresh()
                 await self._catalog.wait(version, LOOK_AGAIN)

@@ -22,10 +22,10 @@ from spoolway_server.added import AddedStorages
 from spoolway_server.audit import Audit
 from spoolway_server.auth import Authenticator, LoopbackAuthenticator
 from spoolway_server.backends import Backends
-from spoolway_server.catalog import Catalog, SqliteCatalog, StorageRecord
+from spoolway_server.catalog import Catalog, StorageRecord
+from spoolway_server.catalog.opening import make_catalog
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings
-from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.metrics import Metrics, measured
@@ -90,7 +90,7 @@ class SpoolwayServer:
         clock = clock or Clock()
         authenticator = authenticator or LoopbackAuthenticator()
         vault = Vault.load(config.catalog.key_file, os.environ)
-        self.catalog: Catalog = SqliteCatalog(config.catalog_path)
+        self.catalog: Catalog = make_catalog(config)
         self.audit = Audit(self.catalog, clock)
         self.metrics = Metrics(version("spoolway-server"))
         self.storages = Storages(
@@ -177,7 +177,6 @@ class SpoolwayServer:
         self.port = self._bind(server)
         if self._config.metrics.enabled:
             await self.metrics_port.start(self._config.metrics.host, self._config.metrics.port)
-        await self._open_catalog()
         await self.storages.start()
         await self.added.start()
         await server.start()
@@ -244,13 +243,6 @@ class SpoolwayServer:
             active=record.active,
             metrics=metrics,
         )
-
-    async def _open_catalog(self) -> None:
-        try:
-            await self.catalog.open()
-        except ServiceError as error:
-            # Each of its calls tries again; the storages of the configuration serve meanwhile.
-            _log.error("catalog can't be opened", error=error.message)
 
     def _bind(self, server: grpc.aio.Server) -> int:
         host, port = self._config.server.host, self._config.server.port

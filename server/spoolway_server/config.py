@@ -252,6 +252,10 @@ class CatalogSettings(_Section):
 
     path: str = ""
     """Its SQLite file, `:memory:` for none; beside the default storage if not given."""
+    uri: Annotated[str, Field(repr=False)] = ""
+    """For several machines: a MongoDB connection string, instead of a file. Never shown."""
+    database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")] = "spoolway"
+    """The database at `uri`; may be the one of a storage."""
     key_file: str = ""
     """File with the key that encrypts logins; the variable SPOOLWAY_KEY wins over it."""
 

@@ -1,6 +1,7 @@
 """`spoolway admin`: keys made and changed."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import msgspec
@@ -92,3 +93,23 @@ def test_what_is_no_key_is_said_and_not_shown(command: list[str]) -> None:
     assert result.exit_code == ExitCode.REFUSED
     assert "SPOOLWAY_KEY: is no key" in result.stderr
     assert "correct-horse" not in result.output
+
+
+def test_a_missing_driver_of_the_catalog_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does not start, and says what to install."""
+    monkeypatch.setitem(sys.modules, "spoolway_server.catalog.mongodb", None)
+
+    result = CliRunner().invoke(app, ["serve"], env={"SPOOLWAY_CATALOG__URI": "mongodb://127.0.0.1:9"})
+
+    assert result.exit_code == ExitCode.REFUSED
+    assert "pip install 'spoolway-server[mongodb]'" in result.stderr
+
+
+def test_the_catalogs_address_is_hidden_by_the_check() -> None:
+    """It holds a password."""
+    env = {"SPOOLWAY_CATALOG__URI": "mongodb://ada:correct-horse@127.0.0.1:9"}
+
+    for options in ([], ["--json"]):
+        result = CliRunner().invoke(app, ["config", "check", *options], env=env)
+        assert result.exit_code == 0
+        assert "correct-horse" not in result.output

@@ -1,12 +1,33 @@
 """The records of a catalog. Each has a key, and a revision that every change of it makes greater."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import msgspec
 
-__all__ = ["AuditEvent", "Record", "Routes", "Sealed", "StorageRecord", "TokenRecord"]
+__all__ = [
+    "AuditEvent",
+    "Record",
+    "Routes",
+    "Sealed",
+    "StorageRecord",
+    "TokenRecord",
+    "from_microseconds",
+    "to_microseconds",
+]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_microseconds(moment: datetime) -> int:
+    """A time as catalogs store it: since 1970, UTC."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(number: int) -> datetime:
+    """The time again."""
+    return _EPOCH + timedelta(microseconds=number)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

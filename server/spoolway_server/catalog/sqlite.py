@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from spoolway_server.catalog.interface import (
     CatalogUnavailable,
     R,
 )
-from spoolway_server.catalog.model import AuditEvent, Record
+from spoolway_server.catalog.model import AuditEvent, Record, from_microseconds, to_microseconds
 
 __all__ = ["IN_MEMORY", "SCHEMA_VERSION", "SqliteCatalog"]
 
@@ -36,7 +36,6 @@ _LOOK_EVERY_S = 0.5
 """How often who waits looks for the changes of other processes: one pragma, without a read of the disk."""
 _TIME_LIMIT_S = 10.0
 _BUSY_TIMEOUT_S = 5.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -118,7 +117,7 @@ class SqliteCatalog(Catalog):
         """See the interface."""
         sql = "INSERT INTO audit(at, who, what, subject, outcome, detail) VALUES (?, ?, ?, ?, ?, ?)"
         values = (
-            _to_microseconds(event.at),
+            to_microseconds(event.at),
             event.who,
             event.what,
             event.subject,
@@ -305,7 +304,7 @@ def _events(connection: sqlite3.Connection, query: AuditQuery) -> AuditPage:
         "who = ?": query.who,
         "what = ?": query.what,
         "subject = ?": query.subject,
-        "at >= ?": _to_microseconds(query.since) if query.since else None,
+        "at >= ?": to_microseconds(query.since) if query.since else None,
         "number < ?": query.before,
     }
     conditions = {condition: value for condition, value in wanted.items() if value}
@@ -324,14 +323,10 @@ def _events(connection: sqlite3.Connection, query: AuditQuery) -> AuditPage:
 def _event(number: int, at: int, who: str, what: str, subject: str, outcome: str, detail: str) -> AuditEvent:
     return AuditEvent(
         number=number,
-        at=_EPOCH + timedelta(microseconds=at),
+        at=from_microseconds(at),
         who=who,
         what=what,
         subject=subject,
         outcome=outcome,
         detail=detail,
     )
-
-
-def _to_microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -74,6 +74,8 @@ def _without_logins(config: Config) -> dict[str, Any]:
     document = config.model_dump(mode="json")
     for table in document["storages"].values():
         table |= dict.fromkeys(table.pop("login"), HIDDEN)
+    if document["catalog"]["uri"]:
+        document["catalog"]["uri"] = HIDDEN
     return document
 
 

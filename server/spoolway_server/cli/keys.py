@@ -12,7 +12,7 @@ import typer
 from spoolway_server.cli.config import read_config
 from spoolway_server.cli.exits import ExitCode, fail
 from spoolway_server.cli.output import put, say
-from spoolway_server.config import Config
+from spoolway_server.config import Config, ConfigError
 
 __all__ = ["make_key", "rotate_key"]
 
@@ -51,7 +51,7 @@ def rotate_key(
     settings = read_config(config)
     try:
         count, key_id = asyncio.run(_rotate(settings))
-    except KeyMistake as error:
+    except (KeyMistake, ConfigError) as error:
         fail(str(error), ExitCode.REFUSED)
     except ServiceError as error:
         fail(error.message, ExitCode.REFUSED)
@@ -59,11 +59,12 @@ def rotate_key(
 
 
 async def _rotate(settings: Config) -> tuple[int, str]:
-    from spoolway_server.catalog import AuditEvent, SqliteCatalog
+    from spoolway_server.catalog import AuditEvent
+    from spoolway_server.catalog.opening import make_catalog
     from spoolway_server.vault import Vault, rotate
 
     vault = Vault.load(settings.catalog.key_file, os.environ)
-    catalog = SqliteCatalog(settings.catalog_path)
+    catalog = make_catalog(settings)
     await catalog.open()
     try:
         count = await rotate(catalog, vault)

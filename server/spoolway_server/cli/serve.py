@@ -10,7 +10,7 @@ import typer
 from spoolway_server.cli.config import read_config
 from spoolway_server.cli.exits import ExitCode, fail
 from spoolway_server.cli.output import put
-from spoolway_server.config import Config
+from spoolway_server.config import Config, ConfigError
 from spoolway_server.logs import setup_logging
 
 __all__ = ["serve"]
@@ -54,7 +54,7 @@ async def _run(settings: Config) -> None:
 
     try:
         server = SpoolwayServer(settings)
-    except KeyMistake as error:
+    except (KeyMistake, ConfigError) as error:
         fail(str(error), ExitCode.REFUSED)
     await server.start()
     serving = asyncio.create_task(server.run_until_signal())
