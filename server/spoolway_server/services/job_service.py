@@ -23,7 +23,7 @@ from spoolway_server.leases import Update
 from spoolway_server.names import backend_name, lease_token, resource_id, short_backend_name, storage_name
 from spoolway_server.ownership import any_job
 from spoolway_server.services.lease_updates import complete_update, fail_event, leased_key
-from spoolway_server.services.parts import chunks, first_part
+from spoolway_server.services.parts import as_fits, chunks, first_part
 from spoolway_server.services.spooler_stream import SpoolerStream
 from spoolway_server.services.unary_spoolers import UnarySpoolers
 from spoolway_server.spoolers import Spoolers
@@ -141,12 +141,18 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     ) -> AsyncGenerator[pb.WatchJobsResponse, None]:
         backend = backend_name(request.backend) if request.backend else ""
         events = self._watching.watch(self._caller(context), request.names, backend, request.resume_token)
+        token = request.resume_token
         async with aclosing(events):
             async for event in events:
+                *parts, last = as_fits(job_to_proto(job) for job in event.jobs)
+                for part in parts:
+                    # The event is not told in full yet: a resume begins before it.
+                    yield pb.WatchJobsResponse(jobs=part, resume_token=token, snapshot=event.snapshot)
+                token = event.resume_token
                 yield pb.WatchJobsResponse(
-                    jobs=[job_to_proto(job) for job in event.jobs],
+                    jobs=last,
                     deleted=[str(key) for key in event.deleted],
-                    resume_token=event.resume_token,
+                    resume_token=token,
                     snapshot=event.snapshot,
                     snapshot_complete=event.snapshot_complete,
                 )
@@ -193,16 +199,22 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return pb.GetUploadResponse(size_bytes=await staged_size(storage, blob_id))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
-        jobs, next_token = await self._jobs.list_page(
-            self._caller(context),
-            backend=backend_name(request.backend) if request.backend else "",
-            states=[_state(number) for number in request.states],
-            labels=dict(request.labels),
-            oldest_first=request.oldest_first,
-            page_size=page_size(request.page_size),
-            page_token=request.page_token,
-        )
-        return pb.ListJobsResponse(jobs=[job_to_proto(job) for job in jobs], next_page_token=next_token)
+        size = page_size(request.page_size)
+        while True:
+            jobs, next_token = await self._jobs.list_page(
+                self._caller(context),
+                backend=backend_name(request.backend) if request.backend else "",
+                states=[_state(number) for number in request.states],
+                labels=dict(request.labels),
+                oldest_first=request.oldest_first,
+                page_size=size,
+                page_token=request.page_token,
+            )
+            first, *rest = as_fits(job_to_proto(job) for job in jobs)
+            if not rest:
+                return pb.ListJobsResponse(jobs=first, next_page_token=next_token)
+            # The jobs are longer than usual: a page of as many as fit, with a token that goes on after them.
+            size = len(first)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         job = await self._jobs.cancel(self._caller(context), request.name)
