@@ -20,6 +20,7 @@ from tests.server.conftest import StartLab
 from tests.server.fake_spooler import FakeSpooler
 from tests.server.lab import PATIENCE_S, Caller, Lab, eventually, state_of
 from tests.server.refusals import refusal
+from tests.server.test_storage_trouble import NOT_SERVING, SERVING, Health
 
 pytestmark = pytest.mark.parametrize("storage_type", ["sqlite"], indirect=True)
 
@@ -501,18 +502,22 @@ async def test_f13_a_storage_whose_key_is_missing_is_listed_with_its_trouble(
 async def test_a_server_without_its_catalog_serves_the_configurations_storages(
     start_lab: StartLab, tmp_path: Path
 ) -> None:
-    """Changes are UNAVAILABLE; jobs go on, and once the catalog is there all is well."""
+    """Changes are UNAVAILABLE and balancers are told; jobs go on, and with the catalog all is well."""
     blocked = tmp_path / "folder"
     blocked.write_text("in the way")
     lab = await start_lab(clock=Clock(), catalog={"path": str(blocked / "catalog.sqlite")})
     operator = lab.caller("olga")
+    health = Health(lab, "")
 
+    blind = await health.now()
     refused = await refusal(create(operator, "lab", sqlite_login(tmp_path / "lab.sqlite")))
     await lab.caller("robot").register("sim")
     job = await lab.caller().submit("sim")
     blocked.unlink()
     storage = await create(operator, "lab", sqlite_login(tmp_path / "lab.sqlite"))
+    await health.until(SERVING)
 
+    assert blind == NOT_SERVING
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "CATALOG_UNAVAILABLE")
     assert job.name
     assert storage.health.serving
