@@ -125,6 +125,31 @@ async def test_file_that_was_put_back_is_queued(folder: Folder, scene: Scene) ->
     assert [one.key for one in await scene.claim(2)] == [job.key, later.key]
 
 
+async def test_foreign_job_that_is_let_go_is_queued(folder: Folder, scene: Scene) -> None:
+    """An operator's word brings its file back into the queue, and it is handed out like any other."""
+    job = await taken(folder, scene)
+
+    await scene.do(job, rules.Unhold("operator"))
+    await settled(scene)
+
+    assert folder.place(job.key) is Place.QUEUED
+    [claimed] = await scene.claim()
+    assert claimed.key == job.key
+    await settled(scene)
+    assert folder.place(job.key) is Place.RUNNING
+
+
+async def test_foreign_job_is_ended_by_an_operator(folder: Folder, scene: Scene) -> None:
+    """An operator's word ends it, with its file among the deleted."""
+    job = await taken(folder, scene)
+
+    await scene.do(job, rules.FailHeld("operator", "its machine is gone"))
+    await settled(scene)
+
+    assert folder.place(job.key) is Place.DELETED
+    assert folder.status(job.key)["error_message"] == "its machine is gone"
+
+
 async def test_job_that_was_taken_unseen_is_followed(folder: Folder, scene: Scene) -> None:
     """A job that was dropped, taken and ended before we had a look is there with its result."""
     await settled(scene)
