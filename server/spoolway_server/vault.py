@@ -115,15 +115,22 @@ class Vault:
             try:
                 fields = key.decrypt(fields[:_NONCE_BYTES], fields[_NONCE_BYTES:], _purpose(storage))
             except (InvalidTag, ValueError):
-                raise LoginUnreadable(
-                    f"the stored login of storage {storage} is damaged or another storage's: give it anew"
-                ) from None
-        return msgspec.json.decode(fields, type=dict[str, Any])
+                raise _damaged(storage) from None
+        try:
+            return msgspec.json.decode(fields, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            raise _damaged(storage) from None
 
 
 def new_key() -> str:
     """A key, as it is given to servers."""
     return base64.urlsafe_b64encode(secrets.token_bytes(_KEY_BYTES)).decode().rstrip("=")
+
+
+def _damaged(storage: str) -> LoginUnreadable:
+    return LoginUnreadable(
+        f"the stored login of storage {storage} is damaged or another storage's: give it anew"
+    )
 
 
 def _parse(text: str, source: str) -> list[bytes]:

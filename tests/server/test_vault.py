@@ -39,6 +39,8 @@ def test_a_login_belongs_to_its_storage() -> None:
         kept.open("lab", Sealed(sealed.key_id, sealed.data[:-1] + b"\0"))
     with pytest.raises(LoginUnreadable):
         kept.open("lab", Sealed(sealed.key_id, b""))
+    with pytest.raises(LoginUnreadable):
+        kept.open("lab", Sealed("", b"no JSON"))
 
 
 def test_without_a_key_no_secret_is_stored() -> None:
