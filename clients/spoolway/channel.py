@@ -14,6 +14,7 @@ from grpc import aio
 
 from spoolway.errors import CallCancelledError, SpoolwayError, error_from_rpc
 from spoolway.settings import SYSTEM_CA, Settings
+from spoolway.tracing import current_context
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import job_service_pb2_grpc as rpc
 from spoolway.v1 import storage_admin_pb2_grpc as admin_rpc
@@ -178,16 +179,20 @@ class Connection:
     ) -> _Response:
         """Make a unary call; `method` is one of `jobs` or `admin`."""
         try:
-            return await method(request, timeout=timeout_s, metadata=self._metadata)
+            return await method(request, timeout=timeout_s, metadata=self._traced_metadata())
         except aio.AioRpcError as error:
             raise error_from_rpc(error, self.address) from error
+
+    def _traced_metadata(self) -> aio.Metadata:
+        context = current_context()
+        return aio.Metadata(*self._metadata, *context) if context else self._metadata
 
     async def send(
         self, method: "aio.StreamUnaryMultiCallable[_Request, _Response]", requests: AsyncIterator[_Request]
     ) -> _Response:
         """Send a stream of messages, get one answer. No limit of time: keepalive notices a dead server."""
         try:
-            return await method(requests, metadata=self._metadata)
+            return await method(requests, metadata=self._traced_metadata())
         except aio.AioRpcError as error:
             raise error_from_rpc(error, self.address) from error
 

@@ -15,6 +15,7 @@ from spoolway.errors import InvalidArgumentError, JobError, RetryLater, Spoolway
 from spoolway.held import HeldJob
 from spoolway.running import RunningJob, clean_text
 from spoolway.submission import MAX_INLINE_BYTES, encode_json
+from spoolway.tracing import run_span
 from spoolway.transfer import Transfer
 from spoolway.v1 import job_service_pb2 as pb
 
@@ -78,7 +79,8 @@ class Runner:
 
     def _run_plain(self, held: HeldJob) -> None:
         try:
-            result = held.backend.run(held.job)
+            with run_span(held.job.name, held.job._trace_context):
+                result = held.backend.run(held.job)
             end = end_of_result(held, result, self.max_inline_bytes)
         except BaseException as error:  # noqa: BLE001 - whatever a job does, it fails alone
             end = end_of_error(held, error)
@@ -139,7 +141,8 @@ class Runner:
 
     async def _run_async(self, held: HeldJob) -> None:
         try:
-            result = await held.backend.run(held.job)
+            with run_span(held.job.name, held.job._trace_context):
+                result = await held.backend.run(held.job)
             end = end_of_result(held, result, self.max_inline_bytes)
         except BaseException as error:  # noqa: BLE001 - whatever a job does, it fails alone
             end = end_of_error(held, error)

@@ -51,6 +51,7 @@ class RunningJob:
             assignment.max_run_time.ToTimedelta() if assignment.HasField("max_run_time") else None
         )
         self._token = assignment.lease_token
+        self._trace_context = assignment.trace_context
         self._leases = leases
         self._notify = notify
         self._cancelled = False

@@ -152,6 +152,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Claims go by (rank, seq): creation in ms, less 60,000 a step of priority; or `rules.next_round`."""
     request_id: str = ""
     labels: dict[str, str] = {}
+    trace: str = ""
+    """W3C `traceparent` of its submit, for spans; empty: it is not traced."""
     priority: int = 0
     max_attempts: int = 1
     max_run_time: timedelta | None = None
@@ -277,6 +279,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int
     request_id: str = ""
     labels: dict[str, str] = {}
+    trace: str = ""
+    """As in Job; a repeat of a request id may have another."""
     priority: int = 0
     not_before: datetime | None = None
     expire_at: datetime | None = None

@@ -273,6 +273,7 @@ def admit(
         rank=_rank(ranked_at or now, draft.priority) if turn is None else turn,
         request_id=draft.request_id,
         labels=draft.labels,
+        trace=draft.trace,
         priority=draft.priority,
         max_attempts=draft.max_attempts,
         max_run_time=draft.max_run_time,

@@ -20,7 +20,7 @@ from spoolway_providers.model import Policy
 from spoolway_providers.registry import make_provider
 from spoolway_server.added import AddedStorages
 from spoolway_server.audit import Audit
-from spoolway_server.auth import Authenticator, LoopbackAuthenticator
+from spoolway_server.auth import Authenticator, LoggedAuthenticator, LoopbackAuthenticator
 from spoolway_server.backends import Backends
 from spoolway_server.catalog import Catalog, StorageRecord
 from spoolway_server.catalog.opening import make_catalog
@@ -38,6 +38,7 @@ from spoolway_server.services.storage_admin import StorageAdmin
 from spoolway_server.spoolers import Spoolers, Timing
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
+from spoolway_server.tracing import Tracing
 from spoolway_server.uploads import UploadLimits
 from spoolway_server.vault import Vault
 from spoolway_server.watching import Watching
@@ -83,16 +84,21 @@ class SpoolwayServer:
     """One server process: listens after `start`, until `stop`."""
 
     def __init__(
-        self, config: Config, *, clock: Clock | None = None, authenticator: Authenticator | None = None
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        authenticator: Authenticator | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Put the parts together; nothing is opened yet."""
         self._config = config
         clock = clock or Clock()
-        authenticator = authenticator or LoopbackAuthenticator()
+        authenticator = LoggedAuthenticator(authenticator or LoopbackAuthenticator())
         vault = Vault.load(config.catalog.key_file, os.environ)
         self.catalog: Catalog = make_catalog(config)
         self.audit = Audit(self.catalog, clock)
-        self.metrics = Metrics(version("spoolway-server"))
+        self.metrics = Metrics(version("spoolway-server"), tracing)
         self.storages = Storages(
             [self._declared_storage(name, settings, clock) for name, settings in config.storages.items()],
             config.default_storage,

@@ -4,12 +4,13 @@ from typing import Protocol
 
 import grpc
 import msgspec
+from structlog.contextvars import bind_contextvars
 
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
 from spoolway_server.names import USER_NAME
 
-__all__ = ["Authenticator", "LoopbackAuthenticator", "Principal"]
+__all__ = ["Authenticator", "LoggedAuthenticator", "LoopbackAuthenticator", "Principal"]
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -41,6 +42,21 @@ class LoopbackAuthenticator:
             "USER_MISSING",
             "say who you are in the metadata `spoolway-user`, such as: spoolway-user: alice",
         )
+
+
+class LoggedAuthenticator:
+    """Another authenticator, whose callers stand in every log line of their calls."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        """Ask `authenticator`."""
+        self._authenticator = authenticator
+
+    def authenticate(self, context: Context) -> Principal:
+        """The caller, as the other says."""
+        principal = self._authenticator.authenticate(context)
+        # Each call runs in a context of its own.
+        bind_contextvars(caller=principal.name)
+        return principal
 
 
 def _principal(value: str | bytes) -> Principal:

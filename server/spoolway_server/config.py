@@ -51,6 +51,7 @@ __all__ = [
     "MetricsSettings",
     "ServerSettings",
     "StorageSettings",
+    "TracingSettings",
     "Unit",
     "load_config",
 ]
@@ -192,6 +193,13 @@ class LeaseSettings(_Section):
         return interval_s
 
 
+class TracingSettings(_Section):
+    """`[tracing]`: spans for OpenTelemetry."""
+
+    enabled: bool = False
+    """Whether to record spans. Needs the extra `otel`; its own variables say where to send them."""
+
+
 class MetricsSettings(_Section):
     """`[metrics]`: the port that Prometheus reads."""
 
@@ -284,6 +292,8 @@ class Config(_Section):
     """What the server itself must know."""
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     """The port that Prometheus reads."""
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
+    """Spans for OpenTelemetry."""
     storages: dict[StorageName, StorageSettings] = Field(default_factory=_default_storages)
     """The storages by name; none at all: `main`, the SQLite file `spoolway.sqlite` in the current folder."""
     # After the storages: a validator sees the fields before its own.

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 import structlog
@@ -49,7 +50,8 @@ class Dispatcher:
         self._sessions[session] = None
         self._wake.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            # Nothing of the call that happens to start it: neither its caller in logs nor its trace.
+            self._task = asyncio.create_task(self._run(), context=Context())
 
     def leave(self, session: Session) -> None:
         """A session wants no more; the last one ends the loop."""

@@ -14,6 +14,7 @@ from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import new_token
 from spoolway_server.errors import ServiceError, from_provider_error
 from spoolway_server.metrics import MethodMetrics, Metrics
+from spoolway_server.tracing import Tracing
 
 if TYPE_CHECKING:
     # Generic in the stubs only.
@@ -50,7 +51,7 @@ def add_guarded(
     add_to_server(servicer, cast("grpc.aio.Server", methods))
     for service, handlers in methods.by_service.items():
         guarded = {
-            name: _guard(handler, f"/{service}/{name}", metrics.method(name))
+            name: _guard(handler, f"/{service}/{name}", metrics.method(name), metrics.tracing)
             for name, handler in handlers.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
@@ -69,7 +70,7 @@ class _Methods:
         self.by_service[service] = handlers
 
 
-def _guard(handler: Any, method: str, metrics: MethodMetrics) -> Handler:
+def _guard(handler: Any, method: str, metrics: MethodMetrics, tracing: Tracing) -> Handler:
     parse = _parser(handler.request_deserializer)
     # Requests are parsed within the guarded call, else bytes that are no message would be gRPC's
     # UNKNOWN and a traceback in the log.
@@ -83,9 +84,9 @@ def _guard(handler: Any, method: str, metrics: MethodMetrics) -> Handler:
         call = _streaming(handler.unary_stream, parse, method, metrics)
         return grpc.unary_stream_rpc_method_handler(call, **wire)
     if handler.request_streaming:
-        call = _unary(handler.stream_unary, parse, method, metrics)
+        call = _traced(_unary(handler.stream_unary, parse, method, metrics), method, tracing)
         return grpc.stream_unary_rpc_method_handler(call, **wire)
-    call = _unary(handler.unary_unary, parse, method, metrics)
+    call = _traced(_unary(handler.unary_unary, parse, method, metrics), method, tracing)
     return grpc.unary_unary_rpc_method_handler(call, **wire)
 
 
@@ -138,6 +139,20 @@ def _unary(
             await context.abort(status.code, status.message, status.trailer())
         finally:
             metrics.unary(code, perf_counter() - began)
+
+    return handle
+
+
+def _traced(
+    call: Callable[[Any, Context], Any], method: str, tracing: Tracing
+) -> Callable[[Any, Context], Any]:
+    """The same call within a span; streams have none, as they last for hours."""
+    if not tracing.on:
+        return call
+
+    async def handle(request: Any, context: Context) -> Any:
+        with tracing.call(method[1:], dict(context.invocation_metadata() or ())):
+            return await call(request, context)
 
     return handle
 

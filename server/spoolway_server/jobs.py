@@ -124,6 +124,7 @@ class Jobs:
             content=content,
             request_id=request.request_id,
             labels=dict(request.labels),
+            trace=storage.metrics.tracing.context(),
             priority=request.priority,
             not_before=request.not_before,
             expire_at=request.expire_at,

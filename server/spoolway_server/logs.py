@@ -13,6 +13,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
+from spoolway_server.tracing import current_trace_id
+
 __all__ = ["redact", "setup_logging"]
 
 HIDDEN = "***"
@@ -41,6 +43,7 @@ def setup_logging(
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_trace,
     ]
     structlog.configure(
         processors=[
@@ -69,6 +72,13 @@ def setup_logging(
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     _quieten_libraries(root.level)
+
+
+def _add_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Processor: the trace that the message belongs to, if there is one."""
+    if "trace_id" not in event and (trace_id := current_trace_id()):
+        event["trace_id"] = trace_id
+    return event
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:

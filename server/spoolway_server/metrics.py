@@ -1,20 +1,28 @@
-"""What this process counts, for Prometheus; `scraping` adds what is read at each scrape.
+"""What this process notes of its work: counters for Prometheus, spans where tracing is on, log lines.
+
+`scraping` adds what is read at each scrape.
 
 Counting is cheap, about a microsecond each, so that it is always done; only the port to read it from is
 asked for. Labels come from what exists, methods, storages and backends, never from what a caller sends.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, cast
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from spoolway_providers.errors import Corrupt, LoginRefused, NotOwner, Unavailable, Uncertain
 from spoolway_providers.interface import Provider
 from spoolway_providers.model import Job, Outcome, Reason, State
+from spoolway_server.tracing import Tracing
 
 __all__ = ["BackendMetrics", "MethodMetrics", "Metrics", "StorageMetrics", "measured"]
+
+_log = structlog.get_logger(__name__)
+_levels = logging.getLogger(__name__)
 
 _CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
@@ -30,8 +38,9 @@ _UNMEASURED = frozenset({"wait", "from_login"})
 class Metrics:
     """All counters of one server, in a registry of their own."""
 
-    def __init__(self, version: str = "") -> None:
+    def __init__(self, version: str = "", tracing: Tracing | None = None) -> None:
         """Nothing has happened yet."""
+        self.tracing = tracing or Tracing()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         Info("spoolway_build", "The running server.", registry=self.registry).info({"version": version})
@@ -128,6 +137,7 @@ class StorageMetrics:
         """Bind the label once."""
         self._metrics = metrics
         self.name = name
+        self.tracing = metrics.tracing
         self._backends: dict[str, BackendMetrics] = {}
         self.wakeup_misses = metrics._wakeup_misses.labels(name)
         self.purged = metrics._purged.labels(name)
@@ -159,6 +169,7 @@ class BackendMetrics:
     def __init__(self, metrics: Metrics, storage: str, backend: str) -> None:
         """Bind the labels once."""
         labels = (storage, backend)
+        self._storage, self._tracing = storage, metrics.tracing
         self.submitted = metrics._submitted.labels(*labels)
         self._claimed = metrics._claimed.labels(*labels)
         self._wait_seconds = metrics._wait_seconds.labels(*labels)
@@ -174,6 +185,8 @@ class BackendMetrics:
     def claimed(self, job: Job) -> None:
         """A job goes to a spooler."""
         self._claimed.inc()
+        self._tracing.claimed(job)
+        self._note("job claimed", job)
         queued = next((t.at for t in reversed(job.times) if t.state is State.QUEUED), job.created_at)
         self._wait_seconds.observe(max(0.0, (job.updated_at - queued).total_seconds()))
 
@@ -181,6 +194,8 @@ class BackendMetrics:
         """This process has committed a change of a job."""
         if after.is_terminal and not before.is_terminal:
             self._ended[after.state].inc()
+            self._tracing.changed(before, after)
+            self._note("job ended", after, logging.INFO if after.state is State.ERROR else logging.DEBUG)
         held = before.holder
         attempt = after.attempt(held.token) if held else None
         if held is None or attempt is None or attempt.outcome is Outcome.OPEN:
@@ -195,6 +210,22 @@ class BackendMetrics:
         again = after.state is State.QUEUED or (after.state is State.HELD and after.reason is Reason.DELAYED)
         if again and attempt.outcome in (Outcome.LOST, Outcome.FAILED):
             self._retries.inc()
+
+    def _note(self, event: str, job: Job, level: int = logging.DEBUG) -> None:
+        # Asked before anything is put together: it is most of what a line costs that nobody reads.
+        if not _levels.isEnabledFor(level):
+            return
+        _log.log(
+            level,
+            event,
+            job=str(job.key),
+            backend=job.key.backend,
+            storage=self._storage,
+            caller=job.owner,
+            state=job.state.value,
+            spooler=job.attempts[-1].spooler if job.attempts else "",
+            **({"trace_id": job.trace.split("-")[1]} if job.trace else {}),
+        )
 
 
 def measured(provider: Provider, metrics: StorageMetrics) -> Provider:

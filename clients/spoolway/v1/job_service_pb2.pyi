@@ -1992,6 +1992,7 @@ class Assignment(_message.Message):
     MAX_RUN_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
     lease_token: _builtins.str
@@ -2006,6 +2007,8 @@ class Assignment(_message.Message):
     """The attempts accepted before this one."""
     content_bytes: _builtins.int
     """Length of the content in bytes."""
+    trace_context: _builtins.str
+    """Trace of the job, as a W3C traceparent: the span of a run goes below it. Empty: it is not traced."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As given at submit."""
@@ -2030,10 +2033,11 @@ class Assignment(_message.Message):
         max_run_time: _duration_pb2.Duration | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         content_bytes: _builtins.int = ...,
+        trace_context: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "max_run_time", b"max_run_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "content", b"content", "content_bytes", b"content_bytes", "create_time", b"create_time", "job", b"job", "labels", b"labels", "lease_token", b"lease_token", "max_run_time", b"max_run_time", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_before", b"attempts_before", "content", b"content", "content_bytes", b"content_bytes", "create_time", b"create_time", "job", b"job", "labels", b"labels", "lease_token", b"lease_token", "max_run_time", b"max_run_time", "owner", b"owner", "trace_context", b"trace_context"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

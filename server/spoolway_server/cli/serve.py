@@ -50,11 +50,13 @@ def serve(
 async def _run(settings: Config) -> None:
     # Only now: it brings gRPC and the storages' drivers.
     from spoolway_server.app import SpoolwayServer
+    from spoolway_server.tracing import TracingMissing, start_tracing
     from spoolway_server.vault import KeyMistake
 
     try:
-        server = SpoolwayServer(settings)
-    except (KeyMistake, ConfigError) as error:
+        tracing = start_tracing() if settings.tracing.enabled else None
+        server = SpoolwayServer(settings, tracing=tracing)
+    except (KeyMistake, ConfigError, TracingMissing) as error:
         fail(str(error), ExitCode.REFUSED)
     await server.start()
     serving = asyncio.create_task(server.run_until_signal())

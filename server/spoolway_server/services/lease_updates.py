@@ -162,4 +162,5 @@ def assignment_to_proto(claimed: Claimed) -> pb.Assignment:
         labels=job.labels,
         max_run_time=duration(job.max_run_time),
         create_time=timestamp(job.created_at),
+        trace_context=job.trace,
     )
