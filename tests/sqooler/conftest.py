@@ -15,6 +15,9 @@ import pytest
 
 from spoolway import DeadlineExceededError, SyncJobClient, UnavailableError
 
+# Here, before anything imports the SDK, which then finds the emulator.
+from tests.dropbox_emulator import DropboxAccount, make_account
+
 COMMAND = os.environ["SPOOLWAY_COMMAND"]
 LAB = str(Path(__file__).with_name("lab.py"))
 
@@ -117,6 +120,11 @@ def lab(tmp_path: Path) -> Iterator[Any]:
     yield run
     for keeper in keepers:
         keeper.close()
+
+
+@pytest.fixture
+def dropbox_account() -> DropboxAccount:
+    return make_account()
 
 
 @pytest.fixture

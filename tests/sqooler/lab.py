@@ -2,19 +2,23 @@
 
     python lab.py ADDRESS BACKEND...            over the bridge
     python lab.py --folder FOLDER BACKEND...    with sqooler's own local provider
+    python lab.py --dropbox TOKEN BACKEND...    with sqooler's own Dropbox provider, on the emulator's account
     python lab.py --native ADDRESS BACKEND      no sqooler at all: a Spooler, to compare with
 
 A circuit's measurement gives the job's tag back; the instruction `boom` says how it fails.
 """
 
 import builtins
+import os
 import sys
 import time
 from typing import Any, Literal
 
+import dropbox.session
 from pydantic import BaseModel, Field
-from sqooler.schemes import ExperimentDict, GateInstruction, LocalLoginInformation
+from sqooler.schemes import DropboxLoginInformation, ExperimentDict, GateInstruction, LocalLoginInformation
 from sqooler.spoolers import Spooler, create_memory_data
+from sqooler.storage_providers.dropbox import DropboxProviderExtended
 from sqooler.storage_providers.local import LocalProvider
 from sqooler.utils import main, update_backends
 
@@ -127,6 +131,11 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     if arguments[0] == "--folder":
         provider: Any = LocalProvider(LocalLoginInformation(base_path=arguments.pop(1)))
+    elif arguments[0] == "--dropbox":
+        # Of the emulator; the SDK of that time knows Dropbox's own only.
+        dropbox.session._TRUSTED_CERT_FILE = os.environ["REQUESTS_CA_BUNDLE"]
+        login = DropboxLoginInformation(app_key="key", app_secret="secret", refresh_token=arguments.pop(1))
+        provider = DropboxProviderExtended(login, name="lab")
     elif arguments[0] == "--native":
         plain = plain_spooler(*arguments[1:])
         plain.run()

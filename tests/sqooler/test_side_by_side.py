@@ -76,3 +76,19 @@ def test_old_and_new_spooler_share_a_backend(serving: Any, lab: Any, tmp_path: P
             assert handle.result()["results"][0]["data"]["memory"] == [str(tag)] * 2
         spoolers = [snapshot.attempts[-1].spooler for snapshot in snapshots if snapshot.attempts]
         assert 0 < sum("alpha@" in spooler for spooler in spoolers) < 100
+
+
+def test_a_stock_spooler_on_a_dropbox_account_finishes_what_it_takes(
+    serving: Any, lab: Any, dropbox_account: Any
+) -> None:
+    """Jobs submitted over gRPC are run by it, and what became of them is seen in GetStatus and GetResult."""
+    server = serving(type="dropbox", **dropbox_account.login)
+    with SyncJobClient(server.address, user="ada") as client:
+        lab("--dropbox", dropbox_account.refresh_token, "alpha")
+        until(lambda: is_known(client, "alpha"), "the stock spooler's config is not taken up")
+
+        jobs = submit(client, "alpha", [job(tag, boom=2 if tag == 7 else -1) for tag in range(10)])
+        states = [handle.wait(60).state for handle in jobs]
+
+        assert states == [JobState.ERROR if tag == 7 else JobState.DONE for tag in range(10)]
+        assert jobs[3].result()["results"][0]["data"]["memory"] == ["3", "3"]

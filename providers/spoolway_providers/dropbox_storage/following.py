@@ -3,7 +3,7 @@
 from spoolway_providers.dropbox_storage.adoption import followed, is_foreign_end
 from spoolway_providers.dropbox_storage.backends import Backends
 from spoolway_providers.dropbox_storage.client import FileInfo
-from spoolway_providers.dropbox_storage.documents import Status
+from spoolway_providers.dropbox_storage.documents import Status, decode_status
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.names import Found, Kind, Place
 from spoolway_providers.dropbox_storage.placing import follow_file, taken_by_another
@@ -46,6 +46,7 @@ class Follower(Heed):
             if place is Place.RUNNING:
                 taken_by_another(tenure, entry)
             else:
+                await self._end_told_elsewhere(entry, tenure.layout.status(entry.key, "None"))
                 await self._follow(entry, await self._reader.status(entry))
             tenure.note_place(entry)
 
@@ -67,6 +68,7 @@ class Follower(Heed):
                 return
             if info.path.lower() != entry.status_path.lower():
                 tenure.mirror.set(info)
+                await self._end_told_elsewhere(entry, info.path)
                 return
             known = tenure.mirror.get(entry.status_path)
             status = await self._reader.status(entry)
@@ -77,6 +79,15 @@ class Follower(Heed):
                 await self._reader.ensure(entry)
             else:
                 await self._follow(entry, status)
+
+    async def _end_told_elsewhere(self, entry: Entry, path: str) -> None:
+        """Today's spoolers tell the end of a job in the folder of the user `None`."""
+        if entry.job is None or entry.job.is_terminal or entry.place is Place.QUEUED:
+            return
+        found = await self._tenure.calls.download(path)
+        status = decode_status(found[1]) if found is not None else None
+        if is_foreign_end(status):
+            await self._follow(entry, status)
 
     async def _follow(self, entry: Entry, status: Status | None) -> None:
         """Take over what another program says of a job, and write our record beside its words."""
