@@ -18,6 +18,7 @@ from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Polic
 
 __all__ = [
     "RETENTION",
+    "Adoptee",
     "Attention",
     "Capabilities",
     "Change",
@@ -90,6 +91,17 @@ class Change(msgspec.Struct, frozen=True):
     """Of the document that it was made from."""
     payload: bytes | None = None
     """The bytes of `job.result`, stored in the same commit; None if there is none, or it is staged."""
+
+
+class Adoptee(msgspec.Struct, frozen=True):
+    """A job as another storage had it."""
+
+    job: Job
+    """All of it is kept but its `seq`."""
+    content: bytes | None = None
+    """None: staged under the id of `job.content`."""
+    result: bytes | None = None
+    """None: there is none, or it is staged under the id of `job.result`."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,6 +312,19 @@ class Provider(ABC):
         One waiter a process at a time; hints that come between two calls are kept for the next.
         """
 
+    async def adopt(self, adoptees: Sequence[Adoptee]) -> list[Job | ProviderError]:
+        """Store jobs of another storage as they are: id, owner, rank, revision, state and all that happened.
+
+        Only `seq` is given here, in list order and after all that is there. Each is atomic. What is there
+        already in this revision or a newer one stays, so that a repeat changes nothing; an older revision is
+        replaced, and keeps its `seq`. Request ids are known from then on, for RETENTION from the submit.
+
+        Returns:
+            One for each, in order: the job as it is stored, or NotFound (no such backend, a staged blob is
+            missing), TooLarge, Conflict (its id belongs to another job here).
+        """
+        raise Unsupported("this type of storage can't take over jobs; choose another type as the target")
+
     # Blobs
 
     @abstractmethod
@@ -387,6 +412,10 @@ class Provider(ABC):
     @abstractmethod
     async def public_key(self, kid: str) -> bytes | None:
         """The public key of this id; None if there is none."""
+
+    async def public_keys(self) -> Mapping[str, bytes]:
+        """All public keys, by id."""
+        raise Unsupported("this type of storage can't list its public keys")
 
     # Care
 

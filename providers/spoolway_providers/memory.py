@@ -26,6 +26,7 @@ from spoolway_providers.errors import (
 )
 from spoolway_providers.interface import (
     RETENTION,
+    Adoptee,
     Attention,
     Capabilities,
     Change,
@@ -247,7 +248,7 @@ class MemoryProvider(Provider):
         return self._rounds[name]
 
     def _repeat(self, draft: Draft, fingerprint: str, request: _Request) -> Job | ProviderError:
-        if request.fingerprint != fingerprint:
+        if request.fingerprint not in {"", fingerprint}:
             return RequestIdReused(f"request id {draft.request_id!r} came before, with another content")
         if request.key not in self._jobs:
             return NotFound(f"request id {draft.request_id!r} made {request.key}, which is deleted by now")
@@ -420,6 +421,45 @@ class MemoryProvider(Provider):
         self._note_change(key)
         self._tombstones[key] = (self._changed.pop(key), self._clock())
 
+    async def adopt(self, adoptees: Sequence[Adoptee]) -> list[Job | ProviderError]:
+        """See the interface."""
+        return [self._adopt(adoptee) for adoptee in adoptees]
+
+    def _adopt(self, adoptee: Adoptee) -> Job | ProviderError:
+        job = adoptee.job
+        backend = self._backends.get(job.key.backend)
+        if backend is None:
+            return NotFound(f"there is no backend {job.key.backend!r}")
+        current = self._jobs.get(job.key)
+        if current is not None and current.revision >= job.revision:
+            return current
+        new = [
+            (ref, data)
+            for ref, data, known in (
+                (job.content, adoptee.content, current and current.content),
+                (job.result, adoptee.result, current and current.result),
+            )
+            if ref is not None and ref != known
+        ]
+        for ref, data in new:
+            refusal = self._not_staged(ref) if data is None else self._too_large(data)
+            if refusal is not None:
+                return refusal
+        for ref, data in new:
+            self._blobs[ref.id] = bytes(self._staged.pop(ref.id).data) if data is None else data
+        if adoptee.content is not None:
+            self._inline.add(job.content.id)
+        if job.request_id and self._clock() - job.created_at < RETENTION:
+            request = _Request(digests.job_fingerprint(job), job.key, job.created_at)
+            self._requests.setdefault((job.owner, job.key.backend, job.request_id), request)
+        if backend.policy is not None and backend.policy.round_robin and job.state in _WAITING:
+            name = (job.key.backend, job.owner)
+            self._rounds[name] = max(job.rank, self._rounds.get(name, job.rank))
+        self._tombstones.pop(job.key, None)
+        stored = msgspec.structs.replace(job, seq=current.seq if current else self._counter + 1)
+        self._store(stored)
+        return stored
+
     async def changes(self, cursor: str, limit: int = 1000) -> Changes:
         """See the interface."""
         if not cursor:
@@ -581,6 +621,10 @@ class MemoryProvider(Provider):
     async def public_key(self, kid: str) -> bytes | None:
         """See the interface."""
         return self._public_keys.get(kid)
+
+    async def public_keys(self) -> Mapping[str, bytes]:
+        """See the interface."""
+        return dict(self._public_keys)
 
     # Care
 

@@ -21,12 +21,12 @@ sys.path.insert(0, str(EXAMPLE))
 
 from spoolway_jsonfile import JsonFileProvider  # noqa: E402 - found by the path above
 
-from spoolway_providers.conformance import AgeingConformance, ManualClock  # noqa: E402
+from spoolway_providers.conformance import AdoptionConformance, AgeingConformance, ManualClock  # noqa: E402
 from spoolway_providers.errors import Corrupt, Unavailable, Uncertain  # noqa: E402
 from spoolway_providers.interface import Query  # noqa: E402
 
 
-class TestJsonFileProvider(ProviderConformance, AgeingConformance):
+class TestJsonFileProvider(ProviderConformance, AdoptionConformance, AgeingConformance):
     @pytest.fixture
     def clock(self) -> ManualClock:
         return ManualClock()

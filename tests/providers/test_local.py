@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from spoolway_providers.conformance import (
+    AdoptionConformance,
     AgeingConformance,
     ManualClock,
     ProviderConformance,
@@ -16,7 +17,7 @@ from spoolway_providers.local.layout import Naming
 from spoolway_providers.local.login import Settings
 
 
-class LocalConformance(ProviderConformance, SharedStorageConformance, AgeingConformance):
+class LocalConformance(ProviderConformance, AdoptionConformance, SharedStorageConformance, AgeingConformance):
     naming: Naming
 
     @pytest.fixture

@@ -4,11 +4,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from spoolway_providers.conformance import AgeingConformance, ManualClock, ProviderConformance
+from spoolway_providers.conformance import (
+    AdoptionConformance,
+    AgeingConformance,
+    ManualClock,
+    ProviderConformance,
+)
 from spoolway_providers.memory import MemoryProvider
 
 
-class TestMemoryProvider(ProviderConformance, AgeingConformance):
+class TestMemoryProvider(ProviderConformance, AdoptionConformance, AgeingConformance):
     @pytest.fixture
     def clock(self) -> ManualClock:
         return ManualClock()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from spoolway_providers.conformance import (
+    AdoptionConformance,
     AgeingConformance,
     ManualClock,
     ProviderConformance,
@@ -16,7 +17,7 @@ from tests.providers.mongodb_server import MongoServer, StandIn, lone_stand_in, 
 __all__ = ["lone_stand_in", "server", "stand_in"]
 
 
-class _Mongo(ProviderConformance, SharedStorageConformance):
+class _Mongo(ProviderConformance, AdoptionConformance, SharedStorageConformance):
     @pytest.fixture
     def mongo(self, server: MongoServer) -> MongoServer:
         return server

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from spoolway_providers.conformance import (
+    AdoptionConformance,
     AgeingConformance,
     ManualClock,
     ProviderConformance,
@@ -14,7 +15,9 @@ from spoolway_providers.conformance import (
 from spoolway_providers.sqlite import SqliteProvider
 
 
-class TestSqliteProvider(ProviderConformance, SharedStorageConformance, AgeingConformance):
+class TestSqliteProvider(
+    ProviderConformance, AdoptionConformance, SharedStorageConformance, AgeingConformance
+):
     @pytest.fixture
     def clock(self) -> ManualClock:
         return ManualClock()

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from spoolway_providers.errors import ProviderError, Unavailable, Uncertain
 from spoolway_providers.interface import (
+    Adoptee,
     Attention,
     Capabilities,
     Change,
@@ -99,6 +100,10 @@ class JsonFileProvider(MemoryProvider):
     async def delete(self, key: JobKey, revision: int) -> None:
         """See the interface."""
         await self._save_after(super().delete(key, revision))
+
+    async def adopt(self, adoptees: Sequence[Adoptee]) -> list[Job | ProviderError]:
+        """See the interface."""
+        return await self._save_after(super().adopt(adoptees))
 
     async def stage(self, blob_id: str, offset: int, data: bytes) -> int:
         """See the interface."""

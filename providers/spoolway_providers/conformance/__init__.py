@@ -13,9 +13,11 @@
 `provider` is opened and empty. A storage that several processes may share adds
 `SharedStorageConformance` and a fixture `second`: another handle on the same storage, as another process
 would have. A provider that takes a clock adds `AgeingConformance` and a fixture `clock`: the
-`ManualClock` that `provider` was made with. Needs pytest and pytest-asyncio; nothing is ever skipped.
+`ManualClock` that `provider` was made with. A storage that takes over others' jobs (`adopt`) adds
+`AdoptionConformance`. Needs pytest and pytest-asyncio; nothing is ever skipped.
 """
 
+from spoolway_providers.conformance.adoptions import AdoptionConformance
 from spoolway_providers.conformance.ageing import AgeingConformance
 from spoolway_providers.conformance.blobs import BlobConformance
 from spoolway_providers.conformance.care import CareConformance
@@ -29,6 +31,7 @@ from spoolway_providers.conformance.shared import SharedStorageConformance
 from spoolway_providers.conformance.submits import SubmitConformance
 
 __all__ = [
+    "AdoptionConformance",
     "AgeingConformance",
     "ManualClock",
     "ProviderConformance",

@@ -93,9 +93,11 @@ class Drafter:
 
     def _is_told(self, job: Job, row: FileRow | None) -> bool:
         """Whether the status is another program's to write, or tells already what it must."""
+        if row is None:
+            return False
         if (job.state, job.reason) in {(State.RUNNING, Reason.FOREIGN), (State.HELD, Reason.IMPORTED)}:
             return True
-        if row is None or not job.is_terminal or (job.attempts and not _was_foreign(job)):
+        if not job.is_terminal or (job.attempts and not _was_foreign(job)):
             return False
         data = read_document(self._layout.status.path(job.key, row.user), _STATUS_BYTES)
         status = decode_status(data) if data is not None else None

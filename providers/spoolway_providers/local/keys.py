@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from spoolway_providers.errors import Unavailable, Unsupported
 from spoolway_providers.local.documents import is_json_object
-from spoolway_providers.local.layout import Layout
+from spoolway_providers.local.layout import SUFFIX, Layout, list_folder
 from spoolway_providers.local.names import is_user_folder
 from spoolway_providers.local.reading import read_document
 from spoolway_providers.model import new_token
@@ -49,6 +49,16 @@ class PublicKeys:
         except OSError as error:
             raise Unavailable(f"the public key can't be read: {error}") from error
         return document if document is not None and is_json_object(document) else None
+
+    def all(self, connection: sqlite3.Connection, _: None) -> dict[str, bytes]:
+        """All public keys, by id."""
+        kids = sorted(
+            name.removesuffix(SUFFIX)
+            for name in list_folder(self._layout.public_keys)
+            if name.endswith(SUFFIX)
+        )
+        found = {kid: self.get(connection, kid) for kid in kids if is_user_folder(kid)}
+        return {kid: key for kid, key in found.items() if key is not None}
 
     def _path(self, kid: str) -> str:
         if not is_user_folder(kid):

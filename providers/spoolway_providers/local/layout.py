@@ -9,7 +9,7 @@ import msgspec
 from spoolway_providers.local.names import is_backend, is_job_id
 from spoolway_providers.model import JobKey
 
-__all__ = ["Layout", "Naming", "Place", "Seen", "Shelf", "is_there", "list_folder"]
+__all__ = ["SUFFIX", "Layout", "Naming", "Place", "Seen", "Shelf", "is_there", "list_folder"]
 
 SUFFIX = ".json"
 

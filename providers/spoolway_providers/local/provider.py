@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from spoolway_providers.errors import ProviderError, Unavailable, Unsupported
-from spoolway_providers.interface import Change, Claimed, Finding, Order, Step
+from spoolway_providers.interface import Adoptee, Change, Claimed, Finding, Order, Step
 from spoolway_providers.local.claiming import Claims
 from spoolway_providers.local.disk import Fault
 from spoolway_providers.local.duty import Duty
@@ -172,6 +172,10 @@ class LocalProvider(SqliteProvider):
         """See the interface."""
         await self._telling(super().delete(key, revision))
 
+    async def adopt(self, adoptees: Sequence[Adoptee]) -> list[Job | ProviderError]:
+        """See the interface."""
+        return await self._telling(super().adopt(adoptees))
+
     async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """See the interface."""
         return await self._engine.read_long(self._reader.read_blob, Reading(ref, offset, limit))
@@ -195,6 +199,10 @@ class LocalProvider(SqliteProvider):
     async def public_key(self, kid: str) -> bytes | None:
         """See the interface."""
         return await self._engine.read_long(self._public_keys.get, kid)
+
+    async def public_keys(self) -> Mapping[str, bytes]:
+        """See the interface."""
+        return await self._engine.read_long(self._public_keys.all, None)
 
     # Care
 

@@ -13,7 +13,7 @@ from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document, backend_of
 from spoolway_providers.mongodb.faults import is_duplicate
 
-__all__ = ["Stored", "backends", "public_key", "put_config", "put_policy", "put_public_key"]
+__all__ = ["Stored", "backends", "public_key", "public_keys", "put_config", "put_policy", "put_public_key"]
 
 _MOST_TRIES = 50
 """Writes of one backend at the same time, at most."""
@@ -86,6 +86,13 @@ async def public_key(connection: Connection, kid: str) -> bytes | None:
     with connection.reading():
         found = await connection.newest("public_keys").find_one({"_id": kid})
     return None if found is None else bytes(found["document"])
+
+
+async def public_keys(connection: Connection) -> dict[str, bytes]:
+    """All public keys, by id."""
+    with connection.reading():
+        found = await connection["public_keys"].find({}).sort("_id").to_list()
+    return {document["_id"]: bytes(document["document"]) for document in found}
 
 
 async def _find(connection: Connection, name: str) -> Backend | None:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from spoolway_providers.errors import ProviderError, Uncertain
 from spoolway_providers.interface import (
+    Adoptee,
     Attention,
     Capabilities,
     Change,
@@ -21,7 +22,7 @@ from spoolway_providers.interface import (
     Step,
 )
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Session, State
-from spoolway_providers.mongodb import backends, blobs, care, commits, queries, sessions, uploads
+from spoolway_providers.mongodb import adopting, backends, blobs, care, commits, queries, sessions, uploads
 from spoolway_providers.mongodb.claims import Claimer
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import CAPABILITIES
@@ -168,6 +169,18 @@ class MongoProvider(Provider):
         """See the interface."""
         self._wake.told(key, await commits.delete(self._connection, key, revision), None)
 
+    async def adopt(self, adoptees: Sequence[Adoptee]) -> list[Job | ProviderError]:
+        """See the interface."""
+        try:
+            answers = await adopting.adopt(self._connection, adoptees)
+        except Uncertain:
+            self._wake.ring({one.job.key.backend for one in adoptees})
+            raise
+        for answer in answers:
+            if isinstance(answer, Job):
+                self._wake.told(answer.key, answer.revision, answer.state)
+        return answers
+
     async def changes(self, cursor: str, limit: int = 1000) -> Changes:
         """See the interface."""
         return await self._feed.changes(cursor, limit)
@@ -234,6 +247,10 @@ class MongoProvider(Provider):
     async def public_key(self, kid: str) -> bytes | None:
         """See the interface."""
         return await backends.public_key(self._connection, kid)
+
+    async def public_keys(self) -> Mapping[str, bytes]:
+        """See the interface."""
+        return await backends.public_keys(self._connection)
 
     # Care
 

@@ -275,7 +275,7 @@ def _open(entries: Iterable[_Entry]) -> list[_Entry]:
 
 def _repeat(entry: _Entry, document: Document) -> Answer:
     request_id = entry.draft.request_id
-    if document["fingerprint"] != entry.fingerprint:
+    if document["fingerprint"] not in {"", entry.fingerprint}:
         return RequestIdReused(f"request id {request_id!r} came before, with another content")
     if "seq" not in document:
         return NotFound(f"request id {request_id!r} made {key_of(document)}, which is deleted by now")

@@ -16,6 +16,7 @@ __all__ = [
     "PublicKey",
     "backends",
     "public_key",
+    "public_keys",
     "put_config",
     "put_policy",
     "put_public_key",
@@ -114,3 +115,8 @@ def public_key(connection: sqlite3.Connection, kid: str) -> bytes | None:
     """The public key of an id, or None."""
     row = connection.execute("SELECT document FROM public_keys WHERE kid = ?", (kid,)).fetchone()
     return None if row is None else row[0]
+
+
+def public_keys(connection: sqlite3.Connection, _: None) -> dict[str, bytes]:
+    """All public keys, by id."""
+    return dict(connection.execute("SELECT kid, document FROM public_keys ORDER BY kid").fetchall())

@@ -9,6 +9,7 @@ import msgspec
 
 from spoolway_providers.errors import ProviderError
 from spoolway_providers.interface import (
+    Adoptee,
     Attention,
     Capabilities,
     Change,
@@ -25,7 +26,7 @@ from spoolway_providers.interface import (
     Step,
 )
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Session
-from spoolway_providers.sqlite import backends, blobs, care, jobs, queries, sessions
+from spoolway_providers.sqlite import adopting, backends, blobs, care, jobs, queries, sessions
 from spoolway_providers.sqlite.documents import CAPABILITIES
 from spoolway_providers.sqlite.engine import Engine
 from spoolway_providers.sqlite.submit import submit
@@ -140,6 +141,10 @@ class SqliteProvider(Provider):
         """See the interface."""
         await self._engine.write(_delete, jobs.Deletion(key, revision))
 
+    async def adopt(self, adoptees: Sequence[Adoptee]) -> list[Job | ProviderError]:
+        """See the interface."""
+        return await self._engine.write(adopting.adopt, adoptees)
+
     async def changes(self, cursor: str, limit: int = 1000) -> Changes:
         """See the interface."""
         return await self._engine.changes(cursor, limit)
@@ -201,6 +206,10 @@ class SqliteProvider(Provider):
     async def public_key(self, kid: str) -> bytes | None:
         """See the interface."""
         return await self._engine.read(backends.public_key, kid)
+
+    async def public_keys(self) -> Mapping[str, bytes]:
+        """See the interface."""
+        return await self._engine.read(backends.public_keys, None)
 
     # Care
 

@@ -204,7 +204,7 @@ _VERSION_1 = (
         owner TEXT NOT NULL,
         backend TEXT NOT NULL,
         request_id TEXT NOT NULL,
-        fingerprint TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,   -- empty agrees with all
         id TEXT NOT NULL,            -- of the job
         at INTEGER NOT NULL,         -- rows lie in this order: the oldest are swept without a search
         UNIQUE (owner, backend, request_id)

@@ -142,7 +142,7 @@ class _Intake:
         if name not in self._stored:
             return None
         known_fingerprint, job_id, doc = self._stored[name]
-        if fingerprint != known_fingerprint:
+        if known_fingerprint not in {"", fingerprint}:
             return _reused(draft)
         if doc is None:
             key = JobKey(draft.backend, job_id)
