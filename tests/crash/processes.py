@@ -16,7 +16,7 @@ from typing import Any
 from tests.crash.journal import Journal, now
 from tests.crash.storages import storage_case
 
-__all__ = ["Company", "Life", "Zygote", "address_of", "free_ports", "zygote"]
+__all__ = ["Company", "Life", "Zygote", "address_of", "free_ports", "own_host", "zygote"]
 
 QUICK_S = 0.2
 TRIES = 5
@@ -169,9 +169,18 @@ class Company:
             await asyncio.sleep(self._restart_s[number % len(self._restart_s)])
 
 
-def address_of(ports: Iterable[int]) -> str:
+_hosts = count(1)
+
+
+def own_host() -> str:
+    """A loopback address that no other round has: a dead server's port is not taken by another's."""
+    number = next(_hosts)
+    return f"127.{1 + os.getpid() % 254}.{os.getpid() // 254 % 256}.{1 + number % 254}"
+
+
+def address_of(ports: Iterable[int], host: str = "127.0.0.1") -> str:
     """What clients are given to reach all of some servers."""
-    return "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+    return "ipv4:" + ",".join(f"{host}:{port}" for port in ports)
 
 
 def free_ports(count: int) -> list[int]:

@@ -16,7 +16,7 @@ from spoolway_providers.model import Job
 from tests.crash.checks import Fault, Remains, check
 from tests.crash.journal import Journal, now, read_journal
 from tests.crash.plan import Action, Plan, make_plan
-from tests.crash.processes import Company, Zygote, address_of, free_ports
+from tests.crash.processes import Company, Zygote, address_of, free_ports, own_host
 from tests.crash.storages import StorageCase, storage_case
 from tests.crash.telling import tell
 
@@ -47,6 +47,7 @@ class _Round:
         self._folder = folder
         self._storage = {"type": plan.provider, **login}
         self._ports = dict(zip(plan.servers, free_ports(len(plan.servers)), strict=True))
+        self._host = own_host()
         self._began_at = time.time()
         self.journal = Journal(folder / "journal", "harness")
         self._company = Company(
@@ -85,10 +86,11 @@ class _Round:
                 life.send(signal.SIGTERM)
 
     def _arguments(self, name: str, who: str) -> dict[str, Any]:
-        address = address_of(self._ports.values())
+        address = address_of(self._ports.values(), self._host)
         if name in self._plan.servers:
             target = self._plan.targets.get(who)
             return {
+                "host": self._host,
                 "port": self._ports[name],
                 "storage": self._storage,
                 "wakes": self._plan.wakes,

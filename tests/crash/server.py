@@ -54,7 +54,13 @@ def run_server(who: str, journal: Journal, arguments: Mapping[str, Any]) -> None
         provider.wait = _hint_at_nothing
     config = Config.model_validate(
         {
-            "server": {"port": arguments["port"], "drain_pause_s": 0, "drain_grace_s": 0.5, "name": who},
+            "server": {
+                "host": arguments.get("host", "127.0.0.1"),
+                "port": arguments["port"],
+                "drain_pause_s": 0,
+                "drain_grace_s": 0.5,
+                "name": who,
+            },
             "leases": {**LEASES, **arguments.get("leases", {})},
             "storages": {"main": arguments["storage"]},
         }
