@@ -50,22 +50,30 @@ def demo(
     _check(examples)
     with (
         _without_settings() as env,
-        _stoppable(),
+        _stoppable(_interrupt),
         tempfile.TemporaryDirectory(prefix="spoolway-", ignore_cleanup_errors=True) as folder,
         Children(Path(folder), env | {"SPOOLWAY_SERVER__DRAIN_PAUSE_S": "0"}) as children,
     ):
         from spoolway import SpoolwayError
 
         try:
-            asyncio.run(_run(children, examples, Path(folder)))
+            asyncio.run(_stoppable_run(children, examples, Path(folder)))
         except (DemoError, SpoolwayError, OSError) as error:
             say(children.tails())
             fail(str(error), ExitCode.ENDED_BADLY)
         except typer.Exit:
             say(children.tails())
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             fail("stopped", ExitCode.INTERRUPTED)
+
+
+async def _stoppable_run(children: Children, examples: Path, folder: Path) -> None:
+    # Between two steps only: an exception in the middle of a start would leave a process that nobody knows.
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - for mypy: asyncio.run has made one
+    with _stoppable(lambda *_: loop.call_soon_threadsafe(task.cancel)):
+        await _run(children, examples, folder)
 
 
 async def _run(children: Children, examples: Path, folder: Path) -> None:
@@ -180,13 +188,13 @@ def _without_settings() -> Iterator[dict[str, str]]:
         os.environ.update(hidden)
 
 
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """End on SIGTERM like on Ctrl-C: with everything cleared away."""
-
-    def stop(_signal: int, _frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
+def _stoppable(stop: Callable[[int, Any], object]) -> Iterator[None]:
+    """End on SIGTERM like on Ctrl-C, with everything cleared away: `stop` is called on it."""
     try:
         before = signal.signal(signal.SIGTERM, stop)
     except ValueError:  # not in the main thread
