@@ -37,7 +37,11 @@ class Server:
             **{f"SPOOLWAY_STORAGES__MAIN__{name.upper()}": value for name, value in storage.items()},
             **{f"SPOOLWAY_LEASES__{name.upper()}": value for name, value in leases.items()},
         }
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def start(self) -> None:
         with self._log.open("ab") as log:
