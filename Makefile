@@ -67,6 +67,11 @@ lb-test: $(VENV)/.ready ## Try the files of deploy/: real balancers before real 
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev,deploy]'
 	@$(BIN)/python -m pytest -q -m tools -rP --show-capture=stdout --no-header $(ARGS) tests/balancers tests/deploy
 
+node-test: $(VENV)/.ready ## Try the example for Node.js 20 or newer, which must be there with npm
+	@node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' || { echo "node-test needs Node.js 20 or newer, with npm: install it, then run it again"; exit 1; }
+	@cd examples/node && npm install --no-package-lock --no-fund --no-audit --ignore-scripts --silent
+	@$(BIN)/python -m pytest -q -m node $(ARGS) tests/node
+
 dist: $(VENV)/.ready ## Build both wheels and sdists, and try them in bare environments
 	@rm -rf dist && mkdir -p dist
 	@$(BIN)/python -m build --outdir dist clients
@@ -85,7 +90,7 @@ release-contract: $(VENV)/.ready ## At a release: what the breaking-change check
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: release-contract help run serve test lb-test crash bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
+.PHONY: release-contract help run serve test lb-test node-test crash bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
 
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto
