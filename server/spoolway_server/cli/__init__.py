@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from spoolway_server.cli import backends, config, demo, health, jobs, keys, serve, spoolers, storages
+from spoolway_server.cli import backends, config, demo, health, jobs, keys, serve, spoolers, storages, top
 from spoolway_server.cli.exits import ExitCode
 
 __all__ = ["app", "main"]
@@ -49,6 +49,7 @@ app.command("jobs", rich_help_panel=_FOR_CLIENTS)(jobs.list_jobs)
 app.command("backends", rich_help_panel=_FOR_CLIENTS)(backends.list_backends)
 app.command(rich_help_panel=_FOR_OPERATORS)(serve.serve)
 app.command(rich_help_panel=_FOR_OPERATORS)(health.health)
+app.command(rich_help_panel=_FOR_OPERATORS)(top.top)
 for command in (jobs.hold, jobs.resume):
     app.command(rich_help_panel=_FOR_OPERATORS)(command)
 app.command("fail", rich_help_panel=_FOR_OPERATORS)(jobs.fail_held)

@@ -10,7 +10,7 @@ from spoolway_server.cli.output import ago, say, write_json, write_table
 if TYPE_CHECKING:
     from spoolway import AdminClient, SpoolerSession
 
-__all__ = ["list_spoolers", "revoke"]
+__all__ = ["list_spoolers", "revoke", "standing"]
 
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
@@ -33,7 +33,7 @@ async def list_spoolers(
             [
                 spooler.spooler_id,
                 " ".join(spooler.backends),
-                _standing(spooler),
+                standing(spooler),
                 spooler.jobs_in_hand,
                 _credit(spooler),
                 ago(spooler.last_beat_time or spooler.close_time),
@@ -60,7 +60,8 @@ async def revoke(
         say(f"{spooler.spooler_id} is revoked; once that is settled start it anew")
 
 
-def _standing(spooler: "SpoolerSession") -> str:
+def standing(spooler: "SpoolerSession") -> str:
+    """How a spooler's session stands, in words."""
     words = [spooler.state.lower() + (f": {spooler.reason}" if spooler.reason else "")]
     words += ["disconnected"] * spooler.disconnected + ["unary"] * (not spooler.has_stream)
     return ", ".join(words)
