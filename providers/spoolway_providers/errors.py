@@ -4,6 +4,7 @@ ProviderError
 ├── NotFound            no such job, backend, session or blob
 ├── Conflict            somebody else changed it first; carries what is there now
 ├── RequestIdReused     the request id came before, with another content
+├── Expired             too late to be run, and no repeat of what came in time
 ├── QueueFull           the backend's limit of waiting jobs is reached
 ├── TooLarge            over a limit of this storage; carries the limit
 ├── SessionClosed       the session is closed or replaced; carries the reason
@@ -22,6 +23,7 @@ __all__ = [
     "Conflict",
     "Corrupt",
     "CursorTooOld",
+    "Expired",
     "LoginRefused",
     "NotFound",
     "NotOwner",
@@ -55,6 +57,10 @@ class Conflict(ProviderError):
 
 class RequestIdReused(ProviderError):
     """The request id was used within 24 hours for another content; choose a new one."""
+
+
+class Expired(ProviderError):
+    """The job's latest start has passed, and its request id did not come in time; submit with a later one."""
 
 
 class QueueFull(ProviderError):

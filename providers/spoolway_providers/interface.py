@@ -249,8 +249,9 @@ class Provider(ABC):
 
         Returns:
             One for each draft, in order: the job, or RequestIdReused, QueueFull (QUEUED and HELD jobs
-            count), NotFound (no such backend, a staged blob is missing or has another size, or the job
-            of a repeated request id is deleted by now), TooLarge, Unsupported (priority, turns or delay).
+            count), Expired (a late draft is no repeat), NotFound (no such backend, a staged blob is
+            missing or has another size, or the job of a repeated request id is deleted by now),
+            TooLarge, Unsupported (priority, turns or delay).
         """
 
     @abstractmethod

@@ -255,6 +255,8 @@ class MemoryProvider(Provider):
         return self._jobs[request.key]
 
     def _refuse(self, draft: Draft) -> ProviderError | None:
+        if late := rules.late(draft):
+            return late
         if draft.max_queued:
             waiting = (
                 job

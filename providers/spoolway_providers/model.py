@@ -287,6 +287,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     max_run_time: timedelta | None = None
     round_robin: bool = False
     """Rank it by `rules.next_round`: owners take turns on its backend."""
+    is_late: bool = False
+    """Refuse with Expired unless it is a repeat: its `expire_at` has passed."""
     max_queued: int = 0
     """Refuse with QueueFull if the backend has so many waiting jobs; 0: no limit."""
 

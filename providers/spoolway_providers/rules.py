@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from spoolway_providers.errors import Expired
 from spoolway_providers.model import (
     ACTIVE_STATES,
     Attempt,
@@ -55,6 +56,7 @@ __all__ = [
     "admit",
     "bars",
     "decide",
+    "late",
     "lost_timeout",
     "next_round",
     "retry_delay",
@@ -282,6 +284,15 @@ def admit(
         reason=reason,
         due_at=_earliest(draft.not_before, draft.expire_at) if delayed else draft.expire_at,
         times=(Transition(state, now, reason),),
+    )
+
+
+def late(draft: Draft) -> Expired | None:
+    """Why a draft that is no repeat can't be admitted any more."""
+    if not draft.is_late:
+        return None
+    return Expired(
+        "expire_time has passed, and this request id has no job from before; submit with a later one"
     )
 
 

@@ -89,6 +89,7 @@ _TABLE: Mapping[type, tuple[grpc.StatusCode, str]] = {
     provider_errors.NotFound: (grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     provider_errors.Conflict: (grpc.StatusCode.ABORTED, "ETAG_MISMATCH"),
     provider_errors.RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    provider_errors.Expired: (grpc.StatusCode.INVALID_ARGUMENT, "EXPIRE_TIME_PAST"),
     provider_errors.QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
     provider_errors.TooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, "CONTENT_TOO_LARGE"),
     provider_errors.SessionClosed: (grpc.StatusCode.ABORTED, "SESSION_CLOSED"),
@@ -110,7 +111,8 @@ def from_provider_error(error: provider_errors.ProviderError) -> ServiceError:
     if isinstance(error, provider_errors.QueueFull):
         retry_after = timedelta(seconds=10)
     facts = {name: getattr(error, name) for name in ("limit", "address") if hasattr(error, name)}
-    return ServiceError(code, reason, str(error), metadata=facts, retry_after=retry_after)
+    field = "expire_time" if isinstance(error, provider_errors.Expired) else ""
+    return ServiceError(code, reason, str(error), metadata=facts, retry_after=retry_after, field=field)
 
 
 def draining() -> ServiceError:

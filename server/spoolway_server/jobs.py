@@ -131,6 +131,7 @@ class Jobs:
             max_run_time=min(limits) if limits else None,
             max_attempts=min(request.max_attempts or policy.max_attempts, policy.max_attempts),
             round_robin=policy.round_robin,
+            is_late=_is_late(request, storage),
             max_queued=policy.max_queued,
         )
 
@@ -418,10 +419,15 @@ def _check_options(request: JobRequest, storage: Storage) -> None:
         )
     if request.max_run_time is not None and request.max_run_time <= timedelta(0):
         raise _invalid("MAX_RUN_TIME_INVALID", "max_run_time", "max_run_time is longer than 0")
-    if request.expire_at is not None and request.expire_at <= storage.clock.now():
+    # With a request id it may be the repeat of a submit that came in time, which only the storage knows.
+    if _is_late(request, storage) and (request.validate_only or not request.request_id):
         raise _invalid("EXPIRE_TIME_PAST", "expire_time", "expire_time has passed; submit with a later one")
     if request.expire_at and request.not_before and request.expire_at <= request.not_before:
         raise _invalid("EXPIRE_TIME_INVALID", "expire_time", "expire_time comes after not_before")
+
+
+def _is_late(request: JobRequest, storage: Storage) -> bool:
+    return request.expire_at is not None and request.expire_at <= storage.clock.now()
 
 
 def _invalid(reason: str, field: str, message: str) -> ServiceError:

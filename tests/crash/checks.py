@@ -120,13 +120,7 @@ def _not_ended_well(plan: Plan, history: Sequence[Happening], remains: Remains) 
             yield Fault(name, f"({kind}) is an ERROR because of {job.reason}: {job.error}")
         if name in seen and seen[name].about["state"] != job.state:
             yield Fault(name, f"was seen {seen[name].about['state']} by its client, and is {job.state}")
-    # A client that came back after its job's expire_time is refused the repeat, and so can't follow that job.
-    given_up = {one.about["request"] for one in history if one.what == "gives up"}
-    acknowledged = {
-        one.about["job"]
-        for one in history
-        if one.what == "acknowledged" and one.about["request"] not in given_up
-    }
+    acknowledged = {one.about["job"] for one in history if one.what == "acknowledged"}
     for name in acknowledged - set(seen):
         yield Fault(name, "its client never saw its end")
 

@@ -277,6 +277,22 @@ async def test_a_job_expires_unless_it_is_started(lab: Lab, alice: Caller, spool
     assert (status.status, status.error_message) == ("ERROR", "the job did not start in time")
 
 
+async def test_a_repeat_after_the_latest_start_is_answered(lab: Lab, alice: Caller) -> None:
+    """A submit that is repeated after its expire_time answers its job; one that is new is refused."""
+    fields = {"expire_time": stamp(lab, 20)}
+    first = await alice.submit(request_id="once", **fields)
+    await lab.pass_time(21)
+
+    again = await alice.submit(request_id="once", **fields)
+    new = pb.SubmitJobRequest(backend="sim", content=b'{"a": 1}', request_id="new", **fields)
+    refused = await refusal(alice.SubmitJob(new))
+
+    assert (again.name, state_of(again)) == (first.name, "EXPIRED")
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "EXPIRE_TIME_PAST")
+    assert refused.fields == ("expire_time",)
+    assert len(await alice.all_jobs()) == 1
+
+
 async def test_priority_is_worth_minutes_of_waiting(lab: Lab, alice: Caller, spooler: FakeSpooler) -> None:
     """A higher priority goes first among jobs of the same minute; equals by their submission."""
     await spooler.credit(0)

@@ -152,7 +152,9 @@ class SubmitJobRequest(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """EXPIRED unless started by then; unset: never."""
+        """EXPIRED unless started by then; unset: never. Once it has passed only a repeat, by its request_id, is
+        answered; else INVALID_ARGUMENT (EXPIRE_TIME_PAST).
+        """
 
     @_builtins.property
     def max_run_time(self) -> _duration_pb2.Duration:

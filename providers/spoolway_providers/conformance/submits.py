@@ -8,7 +8,7 @@ import pytest
 
 from spoolway_providers import rules
 from spoolway_providers.conformance.scene import BACKEND, Base, Scene, blob
-from spoolway_providers.errors import NotFound, QueueFull, RequestIdReused, TooLarge, Unsupported
+from spoolway_providers.errors import Expired, NotFound, QueueFull, RequestIdReused, TooLarge, Unsupported
 from spoolway_providers.model import Job, Reason, State
 
 HOSTILE = (
@@ -144,6 +144,19 @@ class SubmitConformance(Base):
         job = await scene.submit(request_id="r-1", max_queued=1)
 
         assert await scene.answer(request_id="r-1", max_queued=1) == job
+
+    async def test_late_repeat_is_answered(self, scene: Scene) -> None:
+        """A draft whose latest start has passed makes no job, but a repeat is answered."""
+        job = await scene.submit(request_id="r-1")
+        drafts = [scene.draft(request_id=f"r-{n}", is_late=True) for n in (1, 2, 2)]
+
+        repeat, *late = await scene.provider.submit(drafts)
+
+        assert repeat == job
+        assert [type(answer) for answer in late] == [Expired, Expired]
+        assert isinstance(await scene.answer(is_late=True), Expired)
+        assert await scene.find_keys() == [job.key]
+        assert isinstance(await scene.answer(request_id="r-2"), Job)
 
     async def test_too_large_content_is_refused(self, scene: Scene) -> None:
         """A content over the limit is an error that names the limit; one at the limit is taken."""

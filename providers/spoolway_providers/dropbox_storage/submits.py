@@ -104,6 +104,8 @@ class _Submit:
 
     def _refusal(self) -> ProviderError | None:
         tenure, draft = self._tenure, self._draft
+        if late := rules.late(draft):
+            return late
         delayed = draft.not_before is not None and draft.not_before > tenure.clock()
         if draft.priority or draft.round_robin or delayed:
             return Unsupported("a Dropbox account keeps no other order than first in, first out")

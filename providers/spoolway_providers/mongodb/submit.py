@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from pymongo import ReturnDocument, UpdateOne
 
-from spoolway_providers import digests
+from spoolway_providers import digests, rules
 from spoolway_providers.errors import (
     NotFound,
     ProviderError,
@@ -119,7 +119,9 @@ class Intake:
                 waiting[name] = await self._count_waiting(name, limit)
         for entry in entries:
             limit = entry.draft.max_queued
-            if limit and waiting[entry.key.backend] >= limit:
+            if late := rules.late(entry.draft):
+                entry.answer = late
+            elif limit and waiting[entry.key.backend] >= limit:
                 entry.answer = QueueFull(f"backend {entry.key.backend!r} has {limit} waiting jobs", limit)
             elif entry.bytes is not None:
                 entry.answer = blobs.too_large(entry.bytes)

@@ -150,6 +150,8 @@ class _Intake:
         return decode_job(doc)
 
     def _refuse(self, draft: Draft, ref: BlobRef) -> ProviderError | None:
+        if late := rules.late(draft):
+            return late
         if draft.max_queued and self._count_waiting(draft.backend, draft.max_queued) >= draft.max_queued:
             message = f"backend {draft.backend!r} has {draft.max_queued} waiting jobs"
             return QueueFull(message, draft.max_queued)
