@@ -64,6 +64,7 @@ from spoolway.storage import (
 )
 from spoolway.submission import SubmitOptions
 from spoolway.sync import SyncJob, SyncJobClient
+from spoolway.token import NewToken, Role, Token
 
 __all__ = [
     "AbortedError",
@@ -98,6 +99,7 @@ __all__ = [
     "LateResult",
     "LeaseSupersededError",
     "LoginField",
+    "NewToken",
     "NotFoundError",
     "OutOfRangeError",
     "PermissionDeniedError",
@@ -109,6 +111,7 @@ __all__ = [
     "ResourceExhaustedError",
     "ResultNotReadyError",
     "RetryLater",
+    "Role",
     "RunningJob",
     "SessionReplacedError",
     "SettingsError",
@@ -127,6 +130,7 @@ __all__ = [
     "SyncAdminClient",
     "SyncJob",
     "SyncJobClient",
+    "Token",
     "Transition",
     "UnauthenticatedError",
     "UnavailableError",

@@ -1,7 +1,7 @@
 """AdminClient makes the calls of operators; SyncAdminClient is its blocking twin."""
 
 import os
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,6 +25,7 @@ from spoolway.storage import (
     storage_from_proto,
     storage_test_from_proto,
 )
+from spoolway.token import NewToken, Role, Token, role_to_proto, token_from_proto
 from spoolway.v1 import storage_admin_pb2 as pb
 
 if TYPE_CHECKING:
@@ -355,6 +356,48 @@ class AdminClient(Caller):
         request = pb.RevokeSpoolerRequest(session=session)
         return _spooler((await self._call(self._admin.RevokeSpooler, request)).spooler)
 
+    async def create_token(
+        self,
+        user: str,
+        role: Role | str,
+        *,
+        backends: Iterable[str] = (),
+        description: str = "",
+        expire_time: datetime | None = None,
+    ) -> NewToken:
+        """Make an access token. Its secret is in the answer, and nowhere else ever.
+
+        Args:
+            user: Who calls with it.
+            role: What it may do.
+            backends: Of a spooler, the only backends whose jobs it may run; none: any.
+            description: What it is for, for people.
+            expire_time: When it ends by itself; None: never.
+        """
+        request = pb.CreateTokenRequest(
+            user=user, role=role_to_proto(role), backends=backends, description=description
+        )
+        if expire_time is not None:
+            request.expire_time.FromDatetime(expire_time.astimezone(UTC))
+        answer = await self._call(self._admin.CreateToken, request)
+        return NewToken(token=token_from_proto(answer.token), secret=answer.secret)
+
+    async def tokens(self, user: str | None = None) -> list[Token]:
+        """All access tokens, also those that are revoked or expired; on request of one user only."""
+        found: list[Token] = []
+        request = pb.ListTokensRequest(user=user or "", page_size=_LONGEST_PAGE)
+        while True:
+            page = await self._call(self._admin.ListTokens, request)
+            found += map(token_from_proto, page.tokens)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def revoke_token(self, token_id: str) -> Token:
+        """End a token for good: every server refuses it within 5 s, and ends its streams. Safe to repeat."""
+        answer = await self._call(self._admin.RevokeToken, pb.RevokeTokenRequest(name=token_id))
+        return token_from_proto(answer.token)
+
     @property
     def _admin(self) -> "AdminStub":
         return self._connection().admin
@@ -491,6 +534,29 @@ class SyncAdminClient(SyncCaller):
     def revoke_spooler(self, session: str) -> SpoolerSession:
         """End a session and its instance for good; see AdminClient.revoke_spooler."""
         return thread.run(self._client.revoke_spooler(session))
+
+    def create_token(
+        self,
+        user: str,
+        role: Role | str,
+        *,
+        backends: Iterable[str] = (),
+        description: str = "",
+        expire_time: datetime | None = None,
+    ) -> NewToken:
+        """Make an access token; see AdminClient.create_token."""
+        work = self._client.create_token(
+            user, role, backends=backends, description=description, expire_time=expire_time
+        )
+        return thread.run(work)
+
+    def tokens(self, user: str | None = None) -> list[Token]:
+        """All access tokens; see AdminClient.tokens."""
+        return thread.run(self._client.tokens(user))
+
+    def revoke_token(self, token_id: str) -> Token:
+        """End a token for good; see AdminClient.revoke_token."""
+        return thread.run(self._client.revoke_token(token_id))
 
 
 def _spooler(message: pb.Spooler) -> SpoolerSession:

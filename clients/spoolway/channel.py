@@ -75,6 +75,8 @@ _ADMIN_SAFE_TO_REPEAT = (
     "PurgeBackend",
     "ListSpoolers",
     "RevokeSpooler",
+    "ListTokens",
+    "RevokeToken",
 )
 _SERVICE = "spoolway.v1.JobService"
 _ADMIN_SERVICE = "spoolway.v1.StorageAdmin"

@@ -1,9 +1,8 @@
-"""The storages that were added by calls: this process's are kept as the catalog says, whoever changes it."""
+"""The storages that were added by calls: this process's are kept as the catalog says."""
 
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -28,9 +27,6 @@ _log = structlog.get_logger(__name__)
 
 PATIENCE_S = 5.0
 """How long a call waits for a storage to open; it goes on opening all the same."""
-LOOK_AGAIN = timedelta(seconds=60)
-"""The safety net beneath the catalog's wake-ups."""
-RETRY_S = 1.0
 MAX_TRIES = 5
 MAX_DESCRIPTION = 1000
 
@@ -55,50 +51,21 @@ class AddedStorages:
         """As they are at work here."""
         self._logins: dict[str, bytes] = {}
         """A hash of each login at work, to tell a new login from one that is only sealed anew."""
-        self.is_read = False
-        """The catalog was read once."""
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._following: asyncio.Task[None] | None = None
         self._refreshing = asyncio.Lock()
 
     # Life
 
-    async def start(self) -> None:
-        """Open and read the catalog, set its storages going, and follow it from then on."""
-        try:
-            await self._catalog.open()
-            await self.refresh()
-        except ServiceError as error:
-            # The storages of the configuration serve meanwhile.
-            _log.error("catalog can't be read", error=error.message)
+    async def wait_opened(self) -> None:
+        """Wait some seconds for the storages that were found at the start to open."""
         if self._opening:
             await asyncio.wait(self._opening.values(), timeout=PATIENCE_S)
-        self._following = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        """Follow no longer; the storages that are at work are stopped with all others."""
-        while self._following is not None and not self._following.done():
-            # Again and again: a wait may swallow a cancellation.
-            self._following.cancel()
-            await asyncio.wait({self._following}, timeout=1)
+        """Finish what closes; the storages that are at work are stopped with all others."""
         # What closes a provider ends by itself, and must end.
         await asyncio.gather(*self._closing, return_exceptions=True)
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                if not self.is_read:
-                    await self._catalog.open()
-                version = await self._catalog.version()
-                await self.refresh()
-                await self._catalog.wait(version, LOOK_AGAIN)
-            except ServiceError as error:
-                _log.warning("catalog can't be read; trying again", error=error.message)
-                await asyncio.sleep(RETRY_S)
-            except Exception:  # noqa: BLE001  # the loop is how this process hears of others' changes: it goes on
-                _log.exception("catalog can't be followed; trying again")
-                await asyncio.sleep(RETRY_S)
 
     async def refresh(self) -> None:
         """Make this process's storages what the catalog says now."""
@@ -111,9 +78,6 @@ class AddedStorages:
                 if record != self._records.get(record.name):
                     self._take(record)
             self._storages.route(routes.backends if routes else {})
-            if not self.is_read:
-                self.is_read = True
-                self._storages.on_health_change()
 
     def _take(self, record: StorageRecord) -> None:
         if record.name in self._declared:

@@ -18,14 +18,16 @@ from spoolway.v1 import job_service_pb2, job_service_pb2_grpc, storage_admin_pb2
 from spoolway_providers.interface import Provider
 from spoolway_providers.model import Policy
 from spoolway_providers.registry import make_provider
+from spoolway_server.access_tokens import AccessTokens, TokenAuthenticator
 from spoolway_server.added import AddedStorages
 from spoolway_server.audit import Audit
-from spoolway_server.auth import Authenticator, LoggedAuthenticator, LoopbackAuthenticator
+from spoolway_server.auth import Gate, LoopbackAuthenticator
 from spoolway_server.backends import Backends
 from spoolway_server.catalog import Catalog, StorageRecord
 from spoolway_server.catalog.opening import make_catalog
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings
+from spoolway_server.following import Following
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.metrics import Metrics, measured
@@ -83,18 +85,10 @@ class _Health(health.aio.HealthServicer):
 class SpoolwayServer:
     """One server process: listens after `start`, until `stop`."""
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        clock: Clock | None = None,
-        authenticator: Authenticator | None = None,
-        tracing: Tracing | None = None,
-    ) -> None:
+    def __init__(self, config: Config, *, clock: Clock | None = None, tracing: Tracing | None = None) -> None:
         """Put the parts together; nothing is opened yet."""
         self._config = config
         clock = clock or Clock()
-        authenticator = LoggedAuthenticator(authenticator or LoopbackAuthenticator())
         vault = Vault.load(config.catalog.key_file, os.environ)
         self.catalog: Catalog = make_catalog(config)
         self.audit = Audit(self.catalog, clock)
@@ -106,6 +100,14 @@ class SpoolwayServer:
         self.storages.on_health_change = self._update_health
         make_storage = partial(self._added_storage, clock=clock)
         self.added = AddedStorages(self.storages, self.catalog, vault, make_storage, clock)
+        self.tokens = AccessTokens(self.catalog, clock)
+        self.following = Following(self.catalog, clock, [self.tokens.refresh, self.added.refresh])
+        self.following.on_first_read = self._update_health
+        self._gate = Gate(
+            TokenAuthenticator(self.tokens, self.following)
+            if config.auth.mode == "tokens"
+            else LoopbackAuthenticator()
+        )
         self.spoolers = Spoolers(self.storages, _timing(config), clock)
         limits = config.limits
         upload_limits = UploadLimits(
@@ -119,7 +121,6 @@ class SpoolwayServer:
             watching=Watching(self.storages, stream_age=_stream_age(config)),
             backends=backends,
             spoolers=self.spoolers,
-            authenticator=authenticator,
             limits=upload_limits,
             max_batch=limits.max_batch,
         )
@@ -132,7 +133,7 @@ class SpoolwayServer:
             purges=Purges(self.storages),
             roster=Roster(self.storages, self.spoolers),
             audit=self.audit,
-            authenticator=authenticator,
+            tokens=self.tokens,
             clock=clock,
         )
         self._health = _Health()
@@ -161,15 +162,9 @@ class SpoolwayServer:
             OSError: the port is taken.
         """
         server = self._grpc = grpc.aio.server(options=self._options())
-        add_guarded(
-            job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service, server, self.metrics
-        )
-        add_guarded(
-            storage_admin_pb2_grpc.add_StorageAdminServicer_to_server,
-            self._storage_admin,
-            server,
-            self.metrics,
-        )
+        guarded = partial(add_guarded, server=server, gate=self._gate, metrics=self.metrics)
+        guarded(job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service)
+        guarded(storage_admin_pb2_grpc.add_StorageAdminServicer_to_server, self._storage_admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [
@@ -184,7 +179,8 @@ class SpoolwayServer:
         if self._config.metrics.enabled:
             await self.metrics_port.start(self._config.metrics.host, self._config.metrics.port)
         await self.storages.start()
-        await self.added.start()
+        await self.following.start()
+        await self.added.wait_opened()
         await server.start()
         await self._set_health()
         _log.info("listening", address=self.address, storages=list(self.storages.by_name))
@@ -199,6 +195,8 @@ class SpoolwayServer:
             await self._grpc.stop(grace_s)
         await self.spoolers.settle()
         await self.metrics_port.stop()
+        await self.following.stop()
+        await self.tokens.stop()
         await self.added.stop()
         await self.storages.stop()
         await self.catalog.close()
@@ -296,7 +294,7 @@ class SpoolwayServer:
 
     async def _set_health(self) -> None:
         """Each storage's trouble turns only its own entry; the rest follows this process."""
-        mine = SERVING if self.added.is_read and not self._draining else NOT_SERVING
+        mine = SERVING if self.following.is_read and not self._draining else NOT_SERVING
         for service in ("", *SERVICES):
             await self._health.set(service, mine)
         storages = dict(self.storages.by_name)

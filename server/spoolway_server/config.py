@@ -42,6 +42,7 @@ from spoolway_server.mistakes import (
 )
 
 __all__ = [
+    "AuthSettings",
     "CatalogSettings",
     "Config",
     "ConfigError",
@@ -255,6 +256,13 @@ class StorageSettings(_Section):
             yield name, dict.fromkeys(value, "***") if name == "login" else value
 
 
+class AuthSettings(_Section):
+    """`[auth]`: who gets in."""
+
+    mode: Literal["loopback", "tokens"] = "loopback"
+    """`tokens`: who shows an access token; `loopback`: whoever can connect, by the name that he gives."""
+
+
 class CatalogSettings(_Section):
     """`[catalog]`: what the server itself must know: added storages, access tokens, the audit trail."""
 
@@ -290,6 +298,8 @@ class Config(_Section):
     """Defaults of every backend's policy."""
     catalog: CatalogSettings = Field(default_factory=CatalogSettings)
     """What the server itself must know."""
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    """Who gets in."""
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     """The port that Prometheus reads."""
     tracing: TracingSettings = Field(default_factory=TracingSettings)

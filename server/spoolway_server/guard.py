@@ -1,10 +1,10 @@
 """Turns exceptions into statuses with details, for every call of our services alike."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import grpc
 import structlog
@@ -13,8 +13,7 @@ from google.protobuf.message import DecodeError
 from spoolway_providers.errors import ProviderError
 from spoolway_providers.model import new_token
 from spoolway_server.errors import ServiceError, from_provider_error
-from spoolway_server.metrics import MethodMetrics, Metrics
-from spoolway_server.tracing import Tracing
+from spoolway_server.metrics import Metrics
 
 if TYPE_CHECKING:
     # Generic in the stubs only.
@@ -24,17 +23,70 @@ else:
     Context = grpc.aio.ServicerContext
     Handler = grpc.RpcMethodHandler
 
-__all__ = ["Context", "add_guarded"]
+__all__ = ["Context", "Gatekeeper", "Interrupt", "add_guarded"]
 
 Servicer = TypeVar("Servicer")
 
 _log = structlog.get_logger(__name__)
+
+SEND_GRACE_S = 5.0
+"""What a client that is shut out gets to take the message that is on its way to it."""
+
+
+class Interrupt:
+    """Ends a call from outside, with a reason."""
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        """For the call that runs in `task`."""
+        if task is None:
+            raise RuntimeError("a call has a task")
+        self._task = task
+        self.error: ServiceError | None = None
+        """Why it was ended; None: it goes on."""
+        self.sending = False
+        """gRPC has the task, to send a message: a cancellation there would lose the reason."""
+
+    def end(self, error: ServiceError) -> None:
+        """End the call with `error`, as if it had raised it."""
+        if self.error is None:
+            self.error = error
+            if self.sending:
+                asyncio.get_running_loop().call_later(SEND_GRACE_S, self._cancel_if_stuck)
+            else:
+                self._task.cancel()
+
+    def check(self) -> None:
+        """Raise the error of a call that was ended."""
+        if self.error is not None:
+            raise self.error
+
+    def reason_of(self, cancelled: asyncio.CancelledError) -> ServiceError:
+        """The error for which this call was cancelled; raises `cancelled` if that is not our doing."""
+        if self.error is None:
+            raise cancelled
+        self._task.uncancel()
+        return self.error
+
+    def _cancel_if_stuck(self) -> None:
+        if self.sending:
+            self._task.cancel()
+
+
+class Gatekeeper(Protocol):
+    """Lets calls in."""
+
+    def enter(self, context: Context, rpc: str) -> Interrupt | None:
+        """Let a call in or raise ServiceError; of one that may last, what ends it."""
+
+    def leave(self, interrupt: Interrupt) -> None:
+        """A call that may last is over."""
 
 
 def add_guarded(
     add_to_server: Callable[[Servicer, grpc.aio.Server], None],
     servicer: Servicer,
     server: grpc.aio.Server,
+    gate: Gatekeeper,
     metrics: Metrics,
 ) -> None:
     """Add a service, each of its calls guarded and counted: an exception becomes the status it stands for.
@@ -45,14 +97,14 @@ def add_guarded(
         add_to_server: the generated `add_...Servicer_to_server`.
         servicer: what it adds.
         server: where.
+        gate: who lets callers in, before their requests are parsed.
         metrics: what counts the calls.
     """
     methods = _Methods()
     add_to_server(servicer, cast("grpc.aio.Server", methods))
     for service, handlers in methods.by_service.items():
         guarded = {
-            name: _guard(handler, f"/{service}/{name}", metrics.method(name), metrics.tracing)
-            for name, handler in handlers.items()
+            name: _guard(handler, _Method(service, name, gate, metrics)) for name, handler in handlers.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
@@ -70,32 +122,57 @@ class _Methods:
         self.by_service[service] = handlers
 
 
-def _guard(handler: Any, method: str, metrics: MethodMetrics, tracing: Tracing) -> Handler:
+class _Method:
+    """What is the same in all calls of one RPC."""
+
+    def __init__(self, service: str, name: str, gate: Gatekeeper, metrics: Metrics) -> None:
+        self.full_name = f"/{service}/{name}"
+        self.name = name
+        self.gate = gate
+        self.metrics = metrics.method(name)
+        self.tracing = metrics.tracing
+
+
+def _guard(handler: Any, method: _Method) -> Handler:
     parse = _parser(handler.request_deserializer)
     # Requests are parsed within the guarded call, else bytes that are no message would be gRPC's
     # UNKNOWN and a traceback in the log.
     wire = {"request_deserializer": None, "response_serializer": handler.response_serializer}
-    if handler.request_streaming:
-        parse = partial(_Parsed, parse)
+    read = _streamed(parse) if handler.request_streaming else _single(parse)
     if handler.request_streaming and handler.response_streaming:
-        call = _streaming(handler.stream_stream, parse, method, metrics)
+        call = _streaming(handler.stream_stream, read, method)
         return grpc.stream_stream_rpc_method_handler(call, **wire)
     if handler.response_streaming:
-        call = _streaming(handler.unary_stream, parse, method, metrics)
+        call = _streaming(handler.unary_stream, read, method)
         return grpc.unary_stream_rpc_method_handler(call, **wire)
     if handler.request_streaming:
-        call = _traced(_unary(handler.stream_unary, parse, method, metrics), method, tracing)
+        call = _traced(_unary(handler.stream_unary, read, method), method)
         return grpc.stream_unary_rpc_method_handler(call, **wire)
-    call = _traced(_unary(handler.unary_unary, parse, method, metrics), method, tracing)
+    call = _traced(_unary(handler.unary_unary, read, method), method)
     return grpc.unary_unary_rpc_method_handler(call, **wire)
+
+
+_Read = Callable[[Any, Interrupt | None], Any]
+"""Makes the request, or the stream of requests, of what gRPC gives."""
+
+
+def _single(parse: Callable[[bytes], Any]) -> _Read:
+    return lambda raw, _interrupt: parse(raw)
+
+
+def _streamed(parse: Callable[[bytes], Any]) -> _Read:
+    return lambda requests, interrupt: _Parsed(parse, requests, interrupt)
 
 
 class _Parsed:
     """A stream of requests, each parsed when it is read."""
 
-    def __init__(self, parse: Callable[[bytes], Any], requests: AsyncIterable[bytes]) -> None:
+    def __init__(
+        self, parse: Callable[[bytes], Any], requests: AsyncIterable[bytes], interrupt: Interrupt | None
+    ) -> None:
         self._parse = parse
         self._requests = requests
+        self._interrupt = interrupt
         self._iterator: AsyncIterator[bytes] | None = None
 
     def __aiter__(self) -> "_Parsed":
@@ -105,7 +182,10 @@ class _Parsed:
         if self._iterator is None:
             # Not earlier: gRPC's iterator complains if it is made and never used.
             self._iterator = aiter(self._requests)
-        return self._parse(await anext(self._iterator))
+        raw = await anext(self._iterator)
+        if self._interrupt is not None:
+            self._interrupt.check()
+        return self._parse(raw)
 
 
 def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[Any], Any]:
@@ -120,76 +200,96 @@ def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[Any], Any]:
 
 
 def _unary(
-    call: Callable[[Any, Context], Awaitable[Any]],
-    parse: Callable[[Any], Any],
-    method: str,
-    metrics: MethodMetrics,
+    call: Callable[[Any, Context], Awaitable[Any]], read: _Read, method: _Method
 ) -> Callable[[Any, Context], Any]:
+    metrics, gate, name = method.metrics, method.gate, method.name
+
     async def handle(request: Any, context: Context) -> Any:
         began = perf_counter()
         # Unless told otherwise: whoever called has gone, or its time is over.
         code = "CANCELLED"
+        interrupt = None
         try:
-            response = await call(parse(request), context)
+            interrupt = gate.enter(context, name)
+            response = await call(read(request, interrupt), context)
+            if interrupt is not None:
+                interrupt.check()
             code = "OK"
             return response
-        except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status
-            status = _status_of(error, method)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the edge: all becomes a status
+            status = _status_of(error, method, interrupt)
             code = status.code.name
             await context.abort(status.code, status.message, status.trailer())
         finally:
+            if interrupt is not None:
+                gate.leave(interrupt)
             metrics.unary(code, perf_counter() - began)
 
     return handle
 
 
-def _traced(
-    call: Callable[[Any, Context], Any], method: str, tracing: Tracing
-) -> Callable[[Any, Context], Any]:
+def _traced(call: Callable[[Any, Context], Any], method: _Method) -> Callable[[Any, Context], Any]:
     """The same call within a span; streams have none, as they last for hours."""
+    tracing = method.tracing
     if not tracing.on:
         return call
 
     async def handle(request: Any, context: Context) -> Any:
-        with tracing.call(method[1:], dict(context.invocation_metadata() or ())):
+        with tracing.call(method.full_name[1:], dict(context.invocation_metadata() or ())):
             return await call(request, context)
 
     return handle
 
 
 def _streaming(
-    call: Callable[[Any, Context], AsyncGenerator[Any, None]],
-    parse: Callable[[Any], Any],
-    method: str,
-    metrics: MethodMetrics,
+    call: Callable[[Any, Context], AsyncGenerator[Any, None]], read: _Read, method: _Method
 ) -> Callable[[Any, Context], AsyncGenerator[Any, None]]:
+    metrics, gate, name = method.metrics, method.gate, method.name
+
     async def handle(request: Any, context: Context) -> AsyncGenerator[Any, None]:
         code = "CANCELLED"
         metrics.open_streams.inc()
+        interrupt = None
         try:
-            async with aclosing(call(parse(request), context)) as responses:
+            interrupt = gate.enter(context, name)
+            async with aclosing(call(read(request, interrupt), context)) as responses:
                 async for response in responses:
+                    if interrupt is None:
+                        yield response
+                        continue
+                    interrupt.check()
+                    interrupt.sending = True
                     yield response
+                    interrupt.sending = False
+                    interrupt.check()
             code = "OK"
-        except Exception as error:  # noqa: BLE001  # the edge of the call: everything becomes a status
-            status = _status_of(error, method)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the edge: all becomes a status
+            status = _status_of(error, method, interrupt)
             code = status.code.name
             await context.abort(status.code, status.message, status.trailer())
         finally:
+            if interrupt is not None:
+                gate.leave(interrupt)
             metrics.open_streams.dec()
             metrics.stream(code)
 
     return handle
 
 
-def _status_of(error: Exception, method: str) -> ServiceError:
+def _status_of(
+    error: Exception | asyncio.CancelledError, method: _Method, interrupt: Interrupt | None
+) -> ServiceError:
+    if isinstance(error, asyncio.CancelledError):
+        if interrupt is None:
+            raise error
+        return interrupt.reason_of(error)
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, ProviderError):
         error = from_provider_error(error)
     if not isinstance(error, ServiceError):
         incident = new_token()[:8]
-        _log.error("call failed", method=method, incident=incident, exc_info=error)
+        _log.error("call failed", method=method.full_name, incident=incident, exc_info=error)
         return ServiceError(
             grpc.StatusCode.INTERNAL,
             "INTERNAL",

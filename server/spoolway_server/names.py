@@ -22,6 +22,7 @@ __all__ = [
     "session_id",
     "short_backend_name",
     "storage_name",
+    "token_name",
     "user_name",
 ]
 
@@ -30,6 +31,7 @@ SHORT_NAME = re.compile(r"[a-z0-9]{1,64}")
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,199}")
 """Every form of today's installations: 24 hex digits, or YYYYMMDD_HHMMSS-D-U-xxxxx."""
 _LONG_NAME = re.compile(r"([a-z0-9]{1,64})_([a-z0-9]{1,64})_(simulator|hardware)")
+_TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 _LEASE_TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -128,6 +130,14 @@ def session_id(value: str, *, field: str = "session") -> str:
     if not _LEASE_TOKEN.fullmatch(value):
         raise _invalid("SESSION_ID_INVALID", field, "a session's id is 32 lower-case hex digits")
     return value
+
+
+def token_name(name: str, *, field: str = "name") -> str:
+    """A token's id, from it or tokens/{token}."""
+    short = name.removeprefix("tokens/")
+    if not _TOKEN_ID.fullmatch(short):
+        raise _invalid("TOKEN_NAME_INVALID", field, "a token's name is tokens/ and 16 lower-case hex digits")
+    return short
 
 
 def _invalid(reason: str, field: str, message: str) -> ServiceError:

@@ -20,6 +20,7 @@ NEVER_REPEATED = {
     "NextJob",
     # A repeat finds its own work done, and fails: the caller looks first.
     "CreateStorage",
+    "CreateToken",
     "UpdateStorage",
     "DeleteStorage",
     # What may have been done already is to be told, not done again.

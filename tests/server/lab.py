@@ -13,7 +13,10 @@ from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers import rules
 from spoolway_providers.interface import Change
 from spoolway_providers.model import JobKey, Policy
+from spoolway_server.access_tokens import new_token_id, store_new_token
 from spoolway_server.app import SpoolwayServer
+from spoolway_server.auth import Role
+from spoolway_server.catalog import TokenRecord
 from spoolway_server.clock import Clock
 from spoolway_server.storage import Storage
 from tests.server.fake_clock import JumpClock
@@ -28,13 +31,15 @@ PATIENCE_S = 10.0
 class Caller:
     """A user's stubs; every RPC of both services is a method."""
 
-    def __init__(self, channel: grpc.aio.Channel, user: str | None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, user: str | None, secret: str = "") -> None:
         self._stubs = (
             job_service_pb2_grpc.JobServiceStub(channel),
             storage_admin_pb2_grpc.StorageAdminStub(channel),
         )
         self.user = user
         self._metadata = (("spoolway-user", user),) if user is not None else ()
+        if secret:
+            self._metadata += (("authorization", f"Bearer {secret}"),)
 
     def __getattr__(self, rpc: str) -> Any:
         stub = next((stub for stub in self._stubs if hasattr(stub, rpc)), None)
@@ -95,6 +100,8 @@ class Lab:
     def __init__(self, server: SpoolwayServer, clock: Clock) -> None:
         self.server = server
         self.clock = clock
+        self.secrets: dict[str, str] = {}
+        """Of access tokens, by user: what their callers show."""
         self._channels: list[grpc.aio.Channel] = []
         self.channel = self.new_channel()
 
@@ -108,7 +115,15 @@ class Lab:
 
     def caller(self, user: str | None = "alice", channel: grpc.aio.Channel | None = None) -> Caller:
         """Stubs of a user; None: of nobody."""
-        return Caller(channel or self.channel, user)
+        return Caller(channel or self.channel, user, self.secrets.get(user or "", ""))
+
+    async def give_token(self, user: str, role: Role = Role.USER, **fields: Any) -> TokenRecord:
+        """Make an access token, as `spoolway admin init` does; the user's callers show it from then on."""
+        server = self.server
+        facts = {"user": user, "role": role, "created_by": "test", "now": self.clock.now(), **fields}
+        record, self.secrets[user] = await store_new_token(server.catalog, new_token_id(), **facts)
+        await server.tokens.refresh()
+        return record
 
     def storage(self, name: str = "main") -> Storage:
         """A storage within the server."""

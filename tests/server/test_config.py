@@ -148,7 +148,7 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         {"SPOOLWAY_LEASES__MAX_CRASHES": "0", "SPOOLWAY_SERVR__PORT": "1"},
     )
 
-    sections = "server, limits, leases, catalog, metrics, tracing, storages, default_storage"
+    sections = "server, limits, leases, catalog, auth, metrics, tracing, storages, default_storage"
     assert mistakes == {
         "server.prot": 'server.prot: unknown key, did you mean "port"?; allowed: host, port, name, '
         "drain_pause_s, drain_grace_s, max_connection_age_s, log_format, log_level",

@@ -20,9 +20,6 @@ MISSING = {
             "WatchOperation",
             "CancelOperation",
             "CheckStorage",
-            "CreateToken",
-            "ListTokens",
-            "RevokeToken",
             "ListAuditEvents",
         }
     ),

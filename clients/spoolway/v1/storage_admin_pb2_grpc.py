@@ -136,6 +136,21 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerResponse.FromString,
                 _registered_method=True)
+        self.CreateToken = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/CreateToken',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateTokenResponse.FromString,
+                _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ListTokens',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/RevokeToken',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenResponse.FromString,
+                _registered_method=True)
 
 
 class StorageAdminServicer(object):
@@ -316,6 +331,36 @@ class StorageAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateToken(self, request, context):
+        """Makes an access token. Its secret is in this answer and nowhere else: it can't be asked for again. Only
+        admins may. Good at once on this server, within 2 s on others. Not safe to repeat: each call makes another.
+
+        Errors: INVALID_ARGUMENT (USER_NAME_INVALID, ROLE_INVALID, BACKENDS_INVALID, DESCRIPTION_TOO_LONG,
+        TIME_INVALID, EXPIRE_TIME_PAST), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTokens(self, request, context):
+        """The access tokens, without their secrets; also those that are revoked or expired. Only admins may. Safe to
+        repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Ends a token for good: refused with UNAUTHENTICATED (TOKEN_REVOKED) from the answer on by this server, within
+        5 s by all others; streams and waits that it opened end with the same. A spooler's jobs go back by the rules
+        for a lost spooler, unless it returns with another token of the same user. Only admins may. Safe to repeat.
+
+        Errors: NOT_FOUND (TOKEN_NOT_FOUND), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorageAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -418,6 +463,21 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     servicer.RevokeSpooler,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerResponse.SerializeToString,
+            ),
+            'CreateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateToken,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateTokenRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CreateTokenResponse.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListTokensRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -962,6 +1022,87 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/RevokeSpooler',
             spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.RevokeSpoolerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/CreateToken',
+            spoolway_dot_v1_dot_storage__admin__pb2.CreateTokenRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.CreateTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ListTokens',
+            spoolway_dot_v1_dot_storage__admin__pb2.ListTokensRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/RevokeToken',
+            spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

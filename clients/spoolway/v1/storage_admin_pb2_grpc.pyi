@@ -121,6 +121,24 @@ class StorageAdminStub:
     Errors: NOT_FOUND (SPOOLER_NOT_FOUND), FAILED_PRECONDITION (SESSION_CLOSED: it is over already, and its
     instance has no other), UNAVAILABLE (a storage did not take it; repeat).
     """
+    CreateToken: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.CreateTokenRequest, _storage_admin_pb2.CreateTokenResponse]
+    """Makes an access token. Its secret is in this answer and nowhere else: it can't be asked for again. Only
+    admins may. Good at once on this server, within 2 s on others. Not safe to repeat: each call makes another.
+
+    Errors: INVALID_ARGUMENT (USER_NAME_INVALID, ROLE_INVALID, BACKENDS_INVALID, DESCRIPTION_TOO_LONG,
+    TIME_INVALID, EXPIRE_TIME_PAST), UNAVAILABLE.
+    """
+    ListTokens: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListTokensRequest, _storage_admin_pb2.ListTokensResponse]
+    """The access tokens, without their secrets; also those that are revoked or expired. Only admins may. Safe to
+    repeat.
+    """
+    RevokeToken: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.RevokeTokenRequest, _storage_admin_pb2.RevokeTokenResponse]
+    """Ends a token for good: refused with UNAUTHENTICATED (TOKEN_REVOKED) from the answer on by this server, within
+    5 s by all others; streams and waits that it opened end with the same. A spooler's jobs go back by the rules
+    for a lost spooler, unless it returns with another token of the same user. Only admins may. Safe to repeat.
+
+    Errors: NOT_FOUND (TOKEN_NOT_FOUND), UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class StorageAdminAsyncStub(StorageAdminStub):
@@ -214,6 +232,24 @@ class StorageAdminAsyncStub(StorageAdminStub):
 
     Errors: NOT_FOUND (SPOOLER_NOT_FOUND), FAILED_PRECONDITION (SESSION_CLOSED: it is over already, and its
     instance has no other), UNAVAILABLE (a storage did not take it; repeat).
+    """
+    CreateToken: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.CreateTokenRequest, _storage_admin_pb2.CreateTokenResponse]  # type: ignore[assignment]
+    """Makes an access token. Its secret is in this answer and nowhere else: it can't be asked for again. Only
+    admins may. Good at once on this server, within 2 s on others. Not safe to repeat: each call makes another.
+
+    Errors: INVALID_ARGUMENT (USER_NAME_INVALID, ROLE_INVALID, BACKENDS_INVALID, DESCRIPTION_TOO_LONG,
+    TIME_INVALID, EXPIRE_TIME_PAST), UNAVAILABLE.
+    """
+    ListTokens: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListTokensRequest, _storage_admin_pb2.ListTokensResponse]  # type: ignore[assignment]
+    """The access tokens, without their secrets; also those that are revoked or expired. Only admins may. Safe to
+    repeat.
+    """
+    RevokeToken: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.RevokeTokenRequest, _storage_admin_pb2.RevokeTokenResponse]  # type: ignore[assignment]
+    """Ends a token for good: refused with UNAUTHENTICATED (TOKEN_REVOKED) from the answer on by this server, within
+    5 s by all others; streams and waits that it opened end with the same. A spooler's jobs go back by the rules
+    for a lost spooler, unless it returns with another token of the same user. Only admins may. Safe to repeat.
+
+    Errors: NOT_FOUND (TOKEN_NOT_FOUND), UNAVAILABLE.
     """
 
 class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
@@ -425,6 +461,42 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (SPOOLER_NOT_FOUND), FAILED_PRECONDITION (SESSION_CLOSED: it is over already, and its
         instance has no other), UNAVAILABLE (a storage did not take it; repeat).
+        """
+
+    @_abc_1.abstractmethod
+    def CreateToken(
+        self,
+        request: _storage_admin_pb2.CreateTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.CreateTokenResponse, _abc.Awaitable[_storage_admin_pb2.CreateTokenResponse]]:
+        """Makes an access token. Its secret is in this answer and nowhere else: it can't be asked for again. Only
+        admins may. Good at once on this server, within 2 s on others. Not safe to repeat: each call makes another.
+
+        Errors: INVALID_ARGUMENT (USER_NAME_INVALID, ROLE_INVALID, BACKENDS_INVALID, DESCRIPTION_TOO_LONG,
+        TIME_INVALID, EXPIRE_TIME_PAST), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTokens(
+        self,
+        request: _storage_admin_pb2.ListTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ListTokensResponse, _abc.Awaitable[_storage_admin_pb2.ListTokensResponse]]:
+        """The access tokens, without their secrets; also those that are revoked or expired. Only admins may. Safe to
+        repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeToken(
+        self,
+        request: _storage_admin_pb2.RevokeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.RevokeTokenResponse, _abc.Awaitable[_storage_admin_pb2.RevokeTokenResponse]]:
+        """Ends a token for good: refused with UNAUTHENTICATED (TOKEN_REVOKED) from the answer on by this server, within
+        5 s by all others; streams and waits that it opened end with the same. A spooler's jobs go back by the rules
+        for a lost spooler, unless it returns with another token of the same user. Only admins may. Safe to repeat.
+
+        Errors: NOT_FOUND (TOKEN_NOT_FOUND), UNAVAILABLE.
         """
 
 def add_StorageAdminServicer_to_server(servicer: StorageAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

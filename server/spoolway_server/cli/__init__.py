@@ -12,7 +12,19 @@ from typing import Annotated
 
 import typer
 
-from spoolway_server.cli import backends, config, demo, health, jobs, keys, serve, spoolers, storages, top
+from spoolway_server.cli import (
+    backends,
+    config,
+    demo,
+    health,
+    jobs,
+    keys,
+    serve,
+    spoolers,
+    storages,
+    tokens,
+    top,
+)
 from spoolway_server.cli.exits import ExitCode
 
 __all__ = ["app", "main"]
@@ -28,7 +40,8 @@ app = typer.Typer(
 storage_app = typer.Typer(help="Look after one storage.", no_args_is_help=True)
 backend_app = typer.Typer(help="Look after one backend.", no_args_is_help=True)
 spooler_app = typer.Typer(help="Look after the spoolers.", no_args_is_help=True)
-admin_app = typer.Typer(help="Look after the server's keys.", no_args_is_help=True)
+token_app = typer.Typer(help="Look after the access tokens.", no_args_is_help=True)
+admin_app = typer.Typer(help="Set up a server: its first access token, its keys.", no_args_is_help=True)
 config_app = typer.Typer(help="Look after the server's configuration.", no_args_is_help=True)
 
 _FOR_CLIENTS = "Jobs"
@@ -57,6 +70,7 @@ app.command("storages", rich_help_panel=_FOR_OPERATORS)(storages.list_storages)
 app.command(rich_help_panel=_FOR_OPERATORS)(demo.demo)
 app.add_typer(backend_app, name="backend", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(spooler_app, name="spooler", rich_help_panel=_FOR_OPERATORS)
+app.add_typer(token_app, name="token", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(storage_app, name="storage", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(admin_app, name="admin", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(config_app, name="config", rich_help_panel=_FOR_OPERATORS)
@@ -76,6 +90,10 @@ backend_app.command("policy")(backends.policy)
 backend_app.command("purge")(backends.purge)
 spooler_app.command("list")(spoolers.list_spoolers)
 spooler_app.command("revoke")(spoolers.revoke)
+token_app.command("create")(tokens.create)
+token_app.command("list")(tokens.list_tokens)
+token_app.command("revoke")(tokens.revoke)
+admin_app.command("init")(tokens.make_first_token)
 admin_app.command("new-key")(keys.make_key)
 admin_app.command("rotate-key")(keys.rotate_key)
 config_app.command("check")(config.check)

@@ -10,9 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from spoolway.v1 import job_pb2, job_service_pb2_grpc
 from spoolway.v1 import job_service_pb2 as pb
-from spoolway_providers.model import Job, State, new_token, result_blob_id
+from spoolway_providers.model import Job, JobKey, State, new_token, result_blob_id
 from spoolway_providers.rules import Release
-from spoolway_server.auth import Authenticator, Principal
+from spoolway_server.auth import Principal, caller_of
 from spoolway_server.backends import Backends
 from spoolway_server.errors import ServiceError
 from spoolway_server.explaining import Explanation, explain
@@ -63,7 +63,6 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         watching: Watching,
         backends: Backends,
         spoolers: Spoolers,
-        authenticator: Authenticator,
         limits: UploadLimits,
         max_batch: int,
     ) -> None:
@@ -74,7 +73,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._backends = backends
         self._spoolers = spoolers
         self._unary = UnarySpoolers(spoolers)
-        self._caller = authenticator.authenticate
+        self._caller = caller_of
         self._limits = limits
         self._max_batch = max_batch
 
@@ -189,7 +188,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def GetUpload(self, request: pb.GetUploadRequest, context: Context) -> pb.GetUploadResponse:
         caller = self._caller(context)
         if request.job:
-            key, token = leased_key(request.job), lease_token(request.lease_token)
+            key, token = _served_key(caller, request.job), lease_token(request.lease_token)
             storage = await self._storages.home_of(key)
             blob_id = result_blob_id(key, token)
         else:
@@ -242,12 +241,10 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def ListBackends(
         self, request: pb.ListBackendsRequest, context: Context
     ) -> pb.ListBackendsResponse:
-        self._caller(context)
         backends, unreachable = await self._backends.list_all()
         return pb.ListBackendsResponse(backends=backends, unreachable_storages=unreachable)
 
     async def GetBackend(self, request: pb.GetBackendRequest, context: Context) -> pb.GetBackendResponse:
-        self._caller(context)
         backend = await self._backends.get(backend_name(request.name, field="name"))
         return pb.GetBackendResponse(backend=backend)
 
@@ -276,39 +273,38 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def ReadContent(
         self, request: pb.ReadContentRequest, context: Context
     ) -> AsyncGenerator[pb.ReadContentResponse, None]:
-        self._caller(context)
-        storage, job = await self._leased_job(request.job, request.lease_token)
+        caller = self._caller(context)
+        storage, job = await self._leased_job(caller, request.job, request.lease_token)
         async for piece in read_pieces(storage, job.content, request.offset):
             yield pb.ReadContentResponse(chunk=piece)
 
     async def UploadResult(
         self, request_iterator: AsyncIterator[pb.UploadResultRequest], context: Context
     ) -> pb.UploadResultResponse:
-        self._caller(context)
+        caller = self._caller(context)
         start = (await first_part(request_iterator)).start
-        storage, job = await self._leased_job(start.job, start.lease_token)
+        storage, job = await self._leased_job(caller, start.job, start.lease_token)
         blob_id = result_blob_id(job.key, start.lease_token)
         pieces = chunks(request_iterator)
         size = await receive(storage, blob_id, start.offset, pieces, limit=self._limits.result)
         return pb.UploadResultResponse(size_bytes=size)
 
     async def CompleteJob(self, request: pb.CompleteJobRequest, context: Context) -> pb.CompleteJobResponse:
-        self._caller(context)
-        key, token = leased_key(request.job), lease_token(request.lease_token)
+        key = _served_key(self._caller(context), request.job)
+        token = lease_token(request.lease_token)
         storage = await self._storages.home_of(key)
         update = await complete_update(key, token, request, storage, self._limits)
         return pb.CompleteJobResponse(job=await self._apply(update))
 
     async def FailJob(self, request: pb.FailJobRequest, context: Context) -> pb.FailJobResponse:
-        self._caller(context)
-        token = lease_token(request.lease_token)
-        update = Update(leased_key(request.job), fail_event(token, request.fail))
+        key = _served_key(self._caller(context), request.job)
+        update = Update(key, fail_event(lease_token(request.lease_token), request.fail))
         return pb.FailJobResponse(job=await self._apply(update))
 
     async def ReleaseJob(self, request: pb.ReleaseJobRequest, context: Context) -> pb.ReleaseJobResponse:
-        self._caller(context)
+        key = _served_key(self._caller(context), request.job)
         event = Release(lease_token(request.lease_token), request.reason)
-        return pb.ReleaseJobResponse(job=await self._apply(Update(leased_key(request.job), event)))
+        return pb.ReleaseJobResponse(job=await self._apply(Update(key, event)))
 
     async def ExtendLeases(
         self, request: pb.ExtendLeasesRequest, context: Context
@@ -320,16 +316,17 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def RegisterBackend(
         self, request: pb.RegisterBackendRequest, context: Context
     ) -> pb.RegisterBackendResponse:
-        self._caller(context)
+        name = short_backend_name(request.backend)
+        self._caller(context).require_backends([name], field="backend")
         storage = storage_name(request.storage, field="storage") if request.storage else ""
         backend = await self._backends.register(
-            short_backend_name(request.backend), request.config, request.etag, storage, request.public_key
+            name, request.config, request.etag, storage, request.public_key
         )
         return pb.RegisterBackendResponse(backend=backend)
 
-    async def _leased_job(self, name: str, token: str) -> tuple[Storage, Job]:
+    async def _leased_job(self, caller: Principal, name: str, token: str) -> tuple[Storage, Job]:
         """A job and its storage, for whoever has or had a lease of it."""
-        key = leased_key(name)
+        key = _served_key(caller, name)
         lease_token(token)
         storage = await self._storages.home_of(key)
         job = await any_job(storage, key, name, field="job")
@@ -341,6 +338,13 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def _apply(self, update: Update) -> job_pb2.Job:
         storage = await self._storages.home_of(update.key)
         return job_to_proto(await storage.leases.apply_one(update))
+
+
+def _served_key(caller: Principal, name: str) -> JobKey:
+    """The key of a job that the caller's backends may have leased to it."""
+    key = leased_key(name)
+    caller.require_backends([key.backend], field="job")
+    return key
 
 
 def page_size(size: int) -> int:

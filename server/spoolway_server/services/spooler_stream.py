@@ -155,11 +155,13 @@ class SpoolerStream:
         held = [held_from_proto(one) for one in hello.held]
         if hello.max_message_bytes > 0:
             self._max_message_bytes = hello.max_message_bytes
+        backends = await self._spoolers.find_backends(names, field="hello.backends")
+        self._principal.require_backends(backends, field="hello.backends")
         opened = await self._spoolers.open(
             self._principal,
             spooler_id=spooler_id,
             instance_id=instance_id,
-            backends=await self._spoolers.find_backends(names, field="hello.backends"),
+            backends=backends,
             mailbox=self,
             accept_timeout=self._spoolers.timing.accept,
             held=held,

@@ -12,9 +12,10 @@ from spoolway.v1 import storage_admin_pb2_grpc
 from spoolway_providers.interface import Query, Step
 from spoolway_providers.model import SessionState, State
 from spoolway_providers.registry import ProviderTypeError, provider_class, provider_types
+from spoolway_server.access_tokens import AccessTokens
 from spoolway_server.added import AddedStorages
 from spoolway_server.audit import Audit
-from spoolway_server.auth import Authenticator
+from spoolway_server.auth import caller_of
 from spoolway_server.backends import Backends
 from spoolway_server.clock import Clock
 from spoolway_server.errors import ServiceError
@@ -27,6 +28,7 @@ from spoolway_server.purges import Purges
 from spoolway_server.roster import Listed, Roster
 from spoolway_server.services.job_service import page_size
 from spoolway_server.services.logins import read_login
+from spoolway_server.services.tokens import TokenCalls
 from spoolway_server.storage import COUNT_LIMIT, Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
@@ -53,7 +55,7 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         purges: Purges,
         roster: Roster,
         audit: Audit,
-        authenticator: Authenticator,
+        tokens: AccessTokens,
         clock: Clock,
     ) -> None:
         """Translate for these."""
@@ -66,7 +68,8 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         self._roster = roster
         self._audit = audit
         self._clock = clock
-        self._caller = authenticator.authenticate
+        self._tokens = TokenCalls(tokens, audit, clock)
+        self._caller = caller_of
 
     # Storages: changes
 
@@ -144,7 +147,6 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     async def ListStorages(
         self, request: pb.ListStoragesRequest, context: Context
     ) -> pb.ListStoragesResponse:
-        self._caller(context)
         after = _after(request.page_token)
         size = page_size(request.page_size)
         names = sorted(name for name in self._storages.by_name if name > after)
@@ -155,13 +157,11 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         )
 
     async def GetStorage(self, request: pb.GetStorageRequest, context: Context) -> pb.GetStorageResponse:
-        self._caller(context)
         return pb.GetStorageResponse(storage=self._show(self._storages.get(storage_name(request.name))))
 
     async def GetStorageStats(
         self, request: pb.GetStorageStatsRequest, context: Context
     ) -> pb.GetStorageStatsResponse:
-        self._caller(context)
         storage = self._storages.get(storage_name(request.name))
         storage.require_usable()
         with storage.noting_trouble():
@@ -178,7 +178,6 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         )
 
     async def TestStorage(self, request: pb.TestStorageRequest, context: Context) -> pb.TestStorageResponse:
-        self._caller(context)
         is_unsaved = not request.name and bool(request.type or request.HasField("login"))
         saved = None if is_unsaved else self._storages.get(storage_name(request.name))
         if saved is None or request.HasField("login"):
@@ -193,13 +192,11 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     async def GetSignInPage(
         self, request: pb.GetSignInPageRequest, context: Context
     ) -> pb.GetSignInPageResponse:
-        self._caller(context)
         return pb.GetSignInPageResponse(url=sign_in_page(*read_login(request.login, "")))
 
     async def ListProviderTypes(
         self, request: pb.ListProviderTypesRequest, context: Context
     ) -> pb.ListProviderTypesResponse:
-        self._caller(context)
         return pb.ListProviderTypesResponse(types=[_provider_type(name) for name in provider_types()])
 
     async def SetBackendPolicy(
@@ -269,7 +266,6 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
     async def ListSpoolers(
         self, request: pb.ListSpoolersRequest, context: Context
     ) -> pb.ListSpoolersResponse:
-        self._caller(context)
         backend = parse_backend_name(backend_name(request.backend)).backend if request.backend else ""
         asked = {"backend": backend, "closed": str(request.show_closed)}
         after = decode_token(request.page_token, "page_token")
@@ -297,6 +293,15 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
             listed, taken_back = await self._roster.revoke(session, caller.name)
             deed.detail = f"{listed.session.spooler_id}, {taken_back} jobs taken back"
         return pb.RevokeSpoolerResponse(spooler=_spooler(listed), jobs_taken_back=taken_back)
+
+    async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
+        return await self._tokens.create(self._caller(context), request)
+
+    async def ListTokens(self, request: pb.ListTokensRequest, context: Context) -> pb.ListTokensResponse:
+        return await self._tokens.list_page(request)
+
+    async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.RevokeTokenResponse:
+        return await self._tokens.revoke(self._caller(context), request)
 
     def _show(self, storage: Storage) -> pb.Storage:
         record = self._added.record(storage.name)

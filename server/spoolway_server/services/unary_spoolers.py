@@ -56,6 +56,7 @@ class UnarySpoolers:
         if self._ending:
             raise draining()
         homes = await self._spoolers.find_backends(backends, field="backends")
+        caller.require_backends(homes, field="backends")
         box = _Box()
         if session_id:
             stored = await self._find(caller, session_id, list(dict.fromkeys(homes.values())))
@@ -135,6 +136,7 @@ class UnarySpoolers:
             )
         parsed = [_parse(one) for one in leases]
         names = list(dict.fromkeys(key.backend for key, _, _ in parsed))
+        caller.require_backends(names, field="leases.job")
         homes = await self._spoolers.find_backends(names, field="leases.job") if names else {}
         named = list(dict.fromkeys(homes.values()))
         stored = await self._find(caller, session_id, named or self._spoolers.all_storages())
