@@ -50,6 +50,9 @@ crash: $(VENV)/.ready ## Kill processes at random: ROUNDS=200 SEED=7 PROVIDER=sq
 	@$(BIN)/python -m tests.crash $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND)) \
 		$(addprefix --provider ,$(PROVIDER)) $(ARGS)
 
+fleet: $(VENV)/.ready ## Three servers on one MongoDB, twelve spoolers, a server and the database killed; 1 to 2 minutes
+	@$(BIN)/python -m pytest -q -m fleet $(ARGS) tests/crash
+
 bench: $(VENV)/.ready ## Measure against two floors, in 12 minutes; QUICK=1: in 50 s, less exact
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
@@ -90,7 +93,7 @@ release-contract: $(VENV)/.ready ## At a release: what the breaking-change check
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: release-contract help run serve test lb-test node-test crash bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
+.PHONY: release-contract help run serve test lb-test node-test crash fleet bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
 
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto

@@ -238,7 +238,7 @@ def _overwritten(history: Iterable[Happening], remains: Remains) -> Iterator[Fau
 
 
 def _out_of_order(history: Sequence[Happening], jobs: Sequence[Job], slack_s: float) -> Iterator[Fault]:
-    """If B's submit began after A's was acknowledged, A is claimed first; jobs that were delayed aside."""
+    """If B's submit to a backend began after A's was acknowledged, A is claimed first; delayed jobs aside."""
     began: dict[str, float] = {}
     acknowledged: dict[str, float] = {}
     for one in history:
@@ -257,6 +257,8 @@ def _out_of_order(history: Sequence[Happening], jobs: Sequence[Job], slack_s: fl
             # `earlier` was claimed first: it must not have come wholly after `later`.
             was_acknowledged = acknowledged.get(later.request_id)
             if was_acknowledged is None or earlier_at + slack_s >= later_at:
+                continue
+            if earlier.key.backend != later.key.backend:
                 continue
             if began.get(earlier.request_id, float("-inf")) > was_acknowledged:
                 yield Fault(

@@ -31,7 +31,8 @@ def run_client(who: str, journal: Journal, arguments: Mapping[str, Any]) -> None
     shorten_reconnects()
     jobs = msgspec.convert(arguments["jobs"], tuple[JobPlan, ...])
     began_at = datetime.fromtimestamp(arguments["began_at"], UTC)
-    client = Client(who.partition(".")[0], journal, arguments["address"], began_at)
+    backend = arguments.get("backend", BACKEND)
+    client = Client(who.partition(".")[0], journal, arguments["address"], began_at, backend)
     asyncio.run(client.run(jobs))
     journal.note("has seen the end of all")
     Path(arguments["done"]).touch()
@@ -40,11 +41,12 @@ def run_client(who: str, journal: Journal, arguments: Mapping[str, Any]) -> None
 class Client:
     """One life of a client."""
 
-    def __init__(self, name: str, journal: Journal, address: str, began_at: datetime) -> None:
+    def __init__(self, name: str, journal: Journal, address: str, began_at: datetime, backend: str) -> None:
         self._name = name
         self._journal = journal
         self._address = address
         self._began_at = began_at
+        self._backend = backend
 
     async def run(self, jobs: tuple[JobPlan, ...]) -> None:
         async with (
@@ -72,7 +74,7 @@ class Client:
         self._journal.note("submits", request=request, kind=plan.kind)
         try:
             job = await self._until_answered(
-                lambda: client.submit(BACKEND, content, request_id=request, **options), request
+                lambda: client.submit(self._backend, content, request_id=request, **options), request
             )
         except InvalidArgumentError as error:
             # Its moment had passed before the server was back.

@@ -32,9 +32,9 @@ LEASES = {
 }
 
 
-def shorten_patience() -> None:
+def shorten_patience(look_s: float = 0.2) -> None:
     """Scale what is made for days to a round of seconds; the rules stay as they are."""
-    reaper.BUSY_LOOK_S, reaper.IDLE_LOOK_S = 0.2, 0.4
+    reaper.BUSY_LOOK_S, reaper.IDLE_LOOK_S = look_s, 2 * look_s
     reaper.ORPHAN_PATIENCE_S, reaper.CLAIM_PATIENCE_S = 0.3, 1.0
     sessions.FIRST_PENALTY_S, sessions.LONGEST_PENALTY_S = 0.2, 0.8
     rules.MAX_RETRY_DELAY = timedelta(seconds=0.05)
@@ -43,7 +43,7 @@ def shorten_patience() -> None:
 def run_server(who: str, journal: Journal, arguments: Mapping[str, Any]) -> None:
     """Serve until killed, or told to stop."""
     setup_logging(level="info")
-    shorten_patience()
+    shorten_patience(arguments.get("look_s", 0.2))
     target = arguments.get("target")
     points = FaultPoints(journal, Target(**target) if target else None)
     kind = arguments["storage"]["type"]

@@ -57,7 +57,7 @@ def run_spooler(who: str, journal: Journal, arguments: Mapping[str, Any]) -> Non
     name = who.partition(".")[0]
     spooler = Spooler(
         name,
-        backend=BACKEND,
+        backend=arguments.get("backend", BACKEND),
         config={"version": "1.0.0"},
         run=make_run(journal),
         concurrency=arguments.get("concurrency", CONCURRENCY),
