@@ -174,8 +174,10 @@ async def test_a_stream_without_a_user_opens_no_session(lab: Lab) -> None:
     spooler = FakeSpooler(lab)
     spooler.user = ""
 
+    # Without a hello: a message that can't be sent any more would hide why the stream has ended.
+    spooler.open()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await spooler.connect()
+        await spooler.ended()
 
     assert error_info(caught.value).reason == "USER_NAME_INVALID"
     assert await lab.storage().provider.sessions() == []
