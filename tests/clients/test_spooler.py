@@ -589,7 +589,7 @@ async def test_a_replaced_spooler_delivers_what_it_had_in_hand(server: FakeServe
         stream = await server.next_stream()
         await stream.accept("1")
         await runs.next()
-        # Said again to a second stream: a message of the client's that could no longer be sent hides the first.
+        # Said again to a second stream: a message that could no longer be sent hides the first.
         replaced = Refusal(grpc.StatusCode.ABORTED, "replaced", "SESSION_REPLACED")
         server.refused_streams = [replaced]
         stream.close(replaced)
