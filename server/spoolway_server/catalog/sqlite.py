@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -36,6 +37,7 @@ _LOOK_EVERY_S = 0.5
 """How often who waits looks for the changes of other processes: one pragma, without a read of the disk."""
 _TIME_LIMIT_S = 10.0
 _BUSY_TIMEOUT_S = 5.0
+_BUSY_PAUSE_S = 0.02
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -209,8 +211,21 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
+def _use_log(connection: sqlite3.Connection) -> None:
+    # SQLite does not wait, whatever its timeout, where another process is making the same change.
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_BUSY_PAUSE_S)
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_log(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")
     if _number(connection, "user_version") != SCHEMA_VERSION:
