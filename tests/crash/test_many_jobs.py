@@ -19,6 +19,8 @@ from tests.crash.rounds import look
 from tests.crash.storages import storage_case
 from tests.crash.telling import tell
 
+pytestmark = pytest.mark.flaky(reruns=0)
+"""Here a single failure counts."""
 BATCHES, BATCH = 20, 100
 SLOW_EVERY = 50
 """Of so many jobs one runs longer than a lease: one of them is in hand whenever somebody dies."""

@@ -12,6 +12,8 @@ from tests.crash.plan import TRANSITIONS, Plan, make_plan
 from tests.crash.processes import Zygote, zygote
 from tests.crash.rounds import play_round
 
+pytestmark = pytest.mark.flaky(reruns=0)
+"""Here a single failure counts."""
 SEED = 4
 ROUNDS = {"sqlite": 20, "local": 20, "mongodb": 10, "dropbox": 10}
 """Fewer where the storage itself is a stand-in, and so costs more than it proves."""
