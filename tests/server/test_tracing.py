@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -18,7 +19,7 @@ from spoolway import JobClient, RunningJob, Spooler
 from spoolway_server.app import SpoolwayServer
 from spoolway_server.config import Config
 from spoolway_server.logs import setup_logging
-from spoolway_server.tracing import Tracing
+from spoolway_server.tracing import Tracing, TracingMissing, start_tracing
 from tests.server.lab import Caller, Lab, eventually
 
 
@@ -93,6 +94,8 @@ async def test_one_trace_of_a_job_is_whole(exporter: InMemorySpanExporter, log_l
         for name, span in spans.items()
         if span.context is not None and span.context.trace_id == root.context.trace_id
     }
+    for name in tree:
+        print(f"{name}  below  {tree[name]}")  # noqa: T201  # the trace, for who looks
     assert tree == {
         "experiment": None,
         "spoolway.v1.JobService/SubmitJob": "experiment",
@@ -149,6 +152,14 @@ async def test_a_calls_log_lines_name_its_caller(lab: Lab, alice: Caller, log_li
     [failed] = [line for line in lines if line["event"] == "call failed"]
     assert failed["caller"] == "alice"
     assert failed["method"] == "/spoolway.v1.JobService/GetJob"
+
+
+def test_without_the_extra_tracing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is told to trace and can't ends at its start, with the way out."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+
+    with pytest.raises(TracingMissing, match=r"spoolway-server\[otel\]"):
+        start_tracing()
 
 
 def test_times_of_spans_are_exact_to_the_microsecond() -> None:
