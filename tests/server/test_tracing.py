@@ -94,8 +94,8 @@ async def test_one_trace_of_a_job_is_whole(exporter: InMemorySpanExporter, log_l
         for name, span in spans.items()
         if span.context is not None and span.context.trace_id == root.context.trace_id
     }
-    for name in tree:
-        print(f"{name}  below  {tree[name]}")  # noqa: T201  # the trace, for who looks
+    for span_name, parent in tree.items():
+        print(f"{span_name}  below  {parent}")  # noqa: T201  # the trace, for who looks
     assert tree == {
         "experiment": None,
         "spoolway.v1.JobService/SubmitJob": "experiment",
