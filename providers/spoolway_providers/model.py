@@ -33,6 +33,7 @@ __all__ = [
     "new_object_id",
     "new_token",
     "result_blob_id",
+    "unreadable_blob_id",
 ]
 
 
@@ -324,6 +325,11 @@ def new_object_id() -> str:
 def content_blob_id(key: JobKey) -> str:
     """Id of the blob that holds an inline content."""
     return f"{key.backend}/{key.id}/content"
+
+
+def unreadable_blob_id(key: JobKey) -> str:
+    """Id of the blob that keeps a job's document as it was when it could not be read any more."""
+    return f"{key.backend}/{key.id}/unreadable"
 
 
 def result_blob_id(key: JobKey, token: str) -> str:

@@ -156,19 +156,6 @@ async def test_close_without_open(path: Path) -> None:
     assert not path.parent.exists()
 
 
-async def test_broken_document_harms_only_its_readers(path: Path, scene: Scene) -> None:
-    """A job whose document can't be read is Corrupt, and the others go on."""
-    broken, sound = await scene.submit(owner="bob"), await scene.submit()
-    execute(path, "UPDATE jobs SET doc = '{' WHERE owner = 'bob'")
-
-    with pytest.raises(Corrupt):
-        await scene.provider.get(broken.key)
-    with pytest.raises(Corrupt):
-        await scene.provider.delete(broken.key, 1)
-    assert await scene.provider.get(sound.key) == sound
-    assert await scene.submit()
-
-
 async def test_damaged_file_is_corrupt(path: Path, open_sqlite: OpenSqlite) -> None:
     """A file with a damaged page is reported as Corrupt, not as something else, and can be closed."""
     provider = await open_sqlite()

@@ -25,7 +25,7 @@ from spoolway_providers.model import (
     Transition,
 )
 
-__all__ = ["adopt", "followed", "is_foreign_end", "spoiled"]
+__all__ = ["adopt", "followed", "is_foreign_end", "set_aside", "spoiled"]
 
 _NO_MESSAGE = "the program that ran it gave no reason"
 
@@ -60,6 +60,21 @@ def adopt(
             return _entered(job, now, State.ERROR, Reason.FAILED, error=failure)
         case _:
             return _entered(job, now, State.HELD, Reason.IMPORTED)
+
+
+def set_aside(
+    key: JobKey, *, seq: int, owner: str, content: BlobRef, place: Place, why: str, now: datetime
+) -> Job:
+    """A job whose status a newer program wrote: nothing happens to it but what an operator decides."""
+    job = adopt(
+        key, seq=seq, owner=owner, content=content, place=Place.QUEUED, status=None, result=None, now=now
+    )
+    match place:
+        case Place.QUEUED:
+            return _entered(job, now, State.HELD, Reason.OPERATOR)
+        case Place.RUNNING:
+            return _entered(job, now, State.HELD, Reason.IMPORTED)
+    return _entered(job, now, State.ERROR, Reason.FAILED, error=Failure("DOCUMENT_CORRUPT", why))
 
 
 def followed(job: Job, *, place: Place, status: Status | None, result: BlobRef | None, now: datetime) -> Job:

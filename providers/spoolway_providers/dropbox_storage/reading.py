@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Iterable
 
 from spoolway_providers.digests import blob_ref
-from spoolway_providers.dropbox_storage.adoption import adopt, followed, is_foreign_end
+from spoolway_providers.dropbox_storage.adoption import adopt, followed, is_foreign_end, set_aside
 from spoolway_providers.dropbox_storage.documents import Status, decode_status
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.names import Place, is_after, seq_of_id
 from spoolway_providers.dropbox_storage.requests import digest_of
 from spoolway_providers.dropbox_storage.tenure import Request, Tenure
-from spoolway_providers.errors import ProviderError, Unavailable
+from spoolway_providers.errors import Corrupt, ProviderError, Unavailable
 from spoolway_providers.interface import RETENTION, Query
 from spoolway_providers.model import (
     ACTIVE_STATES,
@@ -113,8 +113,14 @@ class Reader:
                 await self.ensure(entry)
 
     async def _read(self, entry: Entry) -> None:
-        status = await self.status(entry)
         before = entry.job
+        try:
+            status = await self.status(entry)
+        except Corrupt as error:
+            if before is not None:
+                raise
+            self.take(entry, await self._set_aside(entry, str(error)), "")
+            return
         fingerprint = entry.fingerprint
         if status is not None and status.job is not None and status.job.key == entry.key:
             job, fingerprint = status.job, status.fingerprint
@@ -172,6 +178,13 @@ class Reader:
             status=status,
             result=result,
             now=tenure.clock(),
+        )
+
+    async def _set_aside(self, entry: Entry, why: str) -> Job:
+        content = await self._blob(entry.job_path, content_blob_id(entry.key), keep=True)
+        owner, now = self._tenure.user(entry), self._tenure.clock()
+        return set_aside(
+            entry.key, seq=entry.seq, owner=owner, content=content, place=entry.place, why=why, now=now
         )
 
     async def _follow(self, entry: Entry, job: Job, status: Status | None) -> Job:

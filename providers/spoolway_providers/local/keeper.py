@@ -20,6 +20,8 @@ from spoolway_providers.local.index import Index
 from spoolway_providers.local.layout import Layout, Seen
 from spoolway_providers.local.locks import FileLock
 from spoolway_providers.local.tables import REBUILT_QUEUE, rebuilt
+from spoolway_providers.sqlite.unreadable import end_unreadable
+from spoolway_providers.unreadable import UnreadableJob
 
 __all__ = ["Keeper"]
 
@@ -132,7 +134,7 @@ class Keeper:
             requests = [one for one in self._requests if one.set_running_or_notify_cancel()]
             self._requests = []
         try:
-            at = self._turn(seen, requests)
+            at = self._turn_mending(seen, requests)
         except _Trouble as error:
             if str(error) != self._trouble:
                 _log.warning("the folder %s can't be kept: %s", self._layout.base, error)
@@ -147,6 +149,14 @@ class Keeper:
         self._note_again(seen)
         self._index.close()
         return monotonic() + _RETRY_S
+
+    def _turn_mending(self, seen: set[Seen], requests: Iterable[Future[list[Finding]]]) -> float:
+        """One turn; a job that can't be read ends, so that the next turn comes past it."""
+        try:
+            return self._turn(seen, requests)
+        except UnreadableJob as error:
+            self._index.commit(end_unreadable, error.document)
+            raise
 
     def _turn(self, seen: set[Seen], requests: Iterable[Future[list[Finding]]]) -> float:
         self._has_news = False

@@ -11,12 +11,12 @@ from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document, key_of, to_microseconds
 from spoolway_providers.mongodb.journal import Journal
 
-__all__ = ["repair"]
+__all__ = ["repair", "server_time"]
 
 
 async def repair(connection: Connection, journal: Journal, limit: int) -> list[Finding]:
     """Mend and sweep, at most `limit` of each kind; each step can be repeated, by any process."""
-    before = await _server_time(connection) - RETENTION
+    before = await server_time(connection) - RETENTION
     findings = await _finish_deletions(connection, limit)
     findings += await _settle_files(connection, before, limit)
     await _sweep_sessions(connection, before, limit)
@@ -25,15 +25,15 @@ async def repair(connection: Connection, journal: Journal, limit: int) -> list[F
     return findings
 
 
-async def _server_time(connection: Connection) -> datetime:
+async def server_time(connection: Connection) -> datetime:
     """The server's clock, which dated what is swept: a wrong clock here must not sweep anything."""
     known = connection.numbers.known_now()
     if known is not None:
         return known
     with connection.reading():
         hello = await connection.database.command("hello")
-    server_time: datetime = hello["localTime"]
-    return server_time.replace(tzinfo=UTC)
+    local_time: datetime = hello["localTime"]
+    return local_time.replace(tzinfo=UTC)
 
 
 async def _finish_deletions(connection: Connection, limit: int) -> list[Finding]:

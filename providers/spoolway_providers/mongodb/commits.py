@@ -13,6 +13,7 @@ from spoolway_providers.mongodb import blobs
 from spoolway_providers.mongodb.changes import Write, commit_id, write_of
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import INLINE_LIMIT, JOB_FIELDS, Document, job_of
+from spoolway_providers.unreadable import UnreadableJob
 
 __all__ = ["commit", "current_job", "delete"]
 
@@ -147,7 +148,11 @@ def _told_by(document: Document | None, entry: _Entry, write: Write, unknown: Un
         return entry.change.job
     if unknown is not None and document["rev"] == entry.change.expected_revision:
         raise unknown
-    return _conflict(job_of(document))
+    try:
+        return _conflict(job_of(document))
+    except UnreadableJob as error:
+        # Of this change alone.
+        return error
 
 
 def _conflict(current: Job) -> Conflict:

@@ -12,6 +12,7 @@ import msgspec
 
 from spoolway_providers.interface import Capabilities
 from spoolway_providers.model import ACTIVE_STATES, Backend, Job, JobKey, Policy, Session, SessionState
+from spoolway_providers.unreadable import UnreadableJob
 
 __all__ = [
     "CAPABILITIES",
@@ -90,8 +91,15 @@ def job_fields(job: Job) -> Document:
 
 
 def job_of(document: Document) -> Job:
-    """The job in a document."""
-    record = {
+    """The job in a document. Raises UnreadableJob."""
+    try:
+        return msgspec.convert(_record_of(document), Job)
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableJob(document, error) from error
+
+
+def _record_of(document: Document) -> Document:
+    return {
         **document["job"],
         "key": {"backend": document["backend"], "id": document["_id"]},
         "owner": document["owner"],
@@ -102,7 +110,6 @@ def job_of(document: Document) -> Job:
         "labels": {pair["k"]: pair["v"] for pair in document["labels"]},
         "request_id": document["request_id"],
     }
-    return msgspec.convert(record, Job)
 
 
 def key_of(document: Document) -> JobKey:

@@ -1,8 +1,8 @@
 """The provider: hands each call to the module that knows how, and tells the waiting what was committed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from spoolway_providers.errors import ProviderError, Uncertain
 from spoolway_providers.interface import (
@@ -32,9 +32,13 @@ from spoolway_providers.mongodb.login import LOGIN_FIELDS, Login, login_of
 from spoolway_providers.mongodb.probe import probe
 from spoolway_providers.mongodb.schema import prepare
 from spoolway_providers.mongodb.submit import Intake
+from spoolway_providers.mongodb.unreadable import end_unreadable
 from spoolway_providers.mongodb.wake import Pace, Wake
+from spoolway_providers.unreadable import UnreadableJob
 
 __all__ = ["MongoProvider"]
+
+Result = TypeVar("Result")
 
 _TIME_LIMIT = timedelta(seconds=10)
 
@@ -128,7 +132,7 @@ class MongoProvider(Provider):
 
     async def claim(self, backend: str, orders: Sequence[Order]) -> list[Claimed]:
         """See the interface."""
-        claimed = await self._claimer.claim(backend, orders)
+        claimed = await self._mending(lambda: self._claimer.claim(backend, orders))
         for one in claimed:
             self._wake.told(one.job.key, one.job.revision, one.job.state)
         return claimed
@@ -147,11 +151,11 @@ class MongoProvider(Provider):
 
     async def get(self, key: JobKey) -> Job:
         """See the interface."""
-        return await queries.get(self._connection, key)
+        return await self._mending(lambda: queries.get(self._connection, key))
 
     async def find(self, query: Query) -> Page:
         """See the interface."""
-        return await queries.find(self._connection, query)
+        return await self._mending(lambda: queries.find(self._connection, query))
 
     async def count(self, query: Query) -> int:
         """See the interface."""
@@ -183,11 +187,22 @@ class MongoProvider(Provider):
 
     async def changes(self, cursor: str, limit: int = 1000) -> Changes:
         """See the interface."""
-        return await self._feed.changes(cursor, limit)
+        return await self._mending(lambda: self._feed.changes(cursor, limit))
 
     async def wait(self, timeout: timedelta) -> Hints | None:
         """See the interface."""
         return await self._wake.wait(timeout)
+
+    async def _mending(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Have a call served; jobs that can't be read are ended first, so that they are in nobody's way."""
+        while True:
+            try:
+                return await call()
+            except UnreadableJob as error:
+                job = await end_unreadable(self._connection, error.document)
+                if job is None:
+                    raise
+                self._wake.told(job.key, job.revision, job.state)
 
     # Blobs
 
@@ -211,7 +226,9 @@ class MongoProvider(Provider):
 
     async def renew(self, session_id: str, beat: int, *, detached: bool = False) -> Attention:
         """See the interface."""
-        return await sessions.renew(self._connection, session_id, beat, detached=detached)
+        return await self._mending(
+            lambda: sessions.renew(self._connection, session_id, beat, detached=detached)
+        )
 
     async def close_session(self, session_id: str, beat: int | None, reason: str) -> bool:
         """See the interface."""

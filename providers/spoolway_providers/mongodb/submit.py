@@ -33,6 +33,7 @@ from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import INLINE_LIMIT, JOB_FIELDS, Document, job_of, key_of
 from spoolway_providers.mongodb.drafts import new_job
 from spoolway_providers.mongodb.faults import is_duplicate
+from spoolway_providers.unreadable import UnreadableJob
 
 __all__ = ["Answer", "Intake"]
 
@@ -281,4 +282,8 @@ def _repeat(entry: _Entry, document: Document) -> Answer:
         return RequestIdReused(f"request id {request_id!r} came before, with another content")
     if "seq" not in document:
         return NotFound(f"request id {request_id!r} made {key_of(document)}, which is deleted by now")
-    return job_of(document)
+    try:
+        return job_of(document)
+    except UnreadableJob as error:
+        # Of this draft alone.
+        return error

@@ -7,6 +7,7 @@ import msgspec
 
 from spoolway_providers.interface import Capabilities
 from spoolway_providers.model import ACTIVE_STATES, Backend, Job, Policy, Session, SessionState
+from spoolway_providers.unreadable import UnreadableJob
 
 __all__ = [
     "BACKEND_COLUMNS",
@@ -43,8 +44,15 @@ _encode = msgspec.json.Encoder().encode
 _decode_session = msgspec.json.Decoder(Session).decode
 decode_policy = msgspec.json.Decoder(Policy).decode
 """The policy in a backend's row."""
-decode_job = msgspec.json.Decoder(Job).decode
-"""The job in a `doc`."""
+_decode_job = msgspec.json.Decoder(Job).decode
+
+
+def decode_job(document: str) -> Job:
+    """The job in a `doc`. Raises UnreadableJob."""
+    try:
+        return _decode_job(document)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise UnreadableJob(document, error) from error
 
 
 def to_microseconds(moment: datetime) -> int:

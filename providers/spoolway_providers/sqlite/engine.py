@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,9 +14,11 @@ from spoolway_providers.interface import Changes, Hints
 from spoolway_providers.sqlite import queries
 from spoolway_providers.sqlite.reader import Reader
 from spoolway_providers.sqlite.recent import RecentChanges
+from spoolway_providers.sqlite.unreadable import end_unreadable
 from spoolway_providers.sqlite.wake import KnownChange, WakeFile, Watcher
 from spoolway_providers.sqlite.worker import Worker
 from spoolway_providers.sqlite.writer import News, Operation, Transaction, Writer
+from spoolway_providers.unreadable import UnreadableJob
 
 __all__ = ["Engine"]
 
@@ -96,21 +98,19 @@ class Engine:
 
     async def write(self, operation: Operation[Argument, Result], argument: Argument) -> Result:
         """Have `operation` committed; what is returned is on the disk."""
-        if self._writer is None:
-            raise Unavailable(_NOT_OPEN)
-        return await self._writer.call(operation, argument)  # type: ignore[no-any-return]
+        return await self._mending(lambda: self._write(operation, argument))
 
     async def read(
         self, query: Callable[[sqlite3.Connection, Argument], Result], argument: Argument
     ) -> Result:
         """Have a quick query answered."""
-        return await self._read(0, query, argument)
+        return await self._mending(lambda: self._read(0, query, argument))
 
     async def read_long(
         self, query: Callable[[sqlite3.Connection, Argument], Result], argument: Argument
     ) -> Result:
         """Have a query answered that may read much, without holding up the quick ones."""
-        return await self._read(1, query, argument)
+        return await self._mending(lambda: self._read(1, query, argument))
 
     async def wait(self, timeout: timedelta) -> Hints | None:
         """Wait for our own commits, for file events, and look once a second; see the interface."""
@@ -170,6 +170,20 @@ class Engine:
                 loop.call_soon_threadsafe(self._on_touch)
 
         return Watcher(wake.path, on_touch)
+
+    async def _mending(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Have a call served; jobs that can't be read are ended first, so that they are in nobody's way."""
+        while True:
+            try:
+                return await call()
+            except UnreadableJob as error:
+                if not await self._write(end_unreadable, error.document):
+                    raise
+
+    async def _write(self, operation: Operation[Argument, Result], argument: Argument) -> Result:
+        if self._writer is None:
+            raise Unavailable(_NOT_OPEN)
+        return await self._writer.call(operation, argument)  # type: ignore[no-any-return]
 
     async def _read(
         self, lane: int, query: Callable[[sqlite3.Connection, Argument], Result], argument: Argument

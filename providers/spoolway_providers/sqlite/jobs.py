@@ -7,7 +7,7 @@ import msgspec
 from spoolway_providers import rules
 from spoolway_providers.errors import Conflict, NotFound, ProviderError
 from spoolway_providers.interface import Change, Claimed, Order
-from spoolway_providers.model import BlobRef, Job, JobKey, Policy
+from spoolway_providers.model import BlobRef, Job, JobKey, Policy, unreadable_blob_id
 from spoolway_providers.sqlite.blobs import drop_blobs, keep_blobs, keep_upload, too_large
 from spoolway_providers.sqlite.documents import (
     JOB_VALUES,
@@ -184,7 +184,8 @@ def delete(transaction: Transaction, deletion: Deletion) -> None:
     if job.revision != deletion.revision or not job.is_terminal:
         raise Conflict(f"{key} is {job.state} at revision {job.revision}", job)
     transaction.connection.execute("DELETE FROM jobs WHERE seq = ?", (job.seq,))
-    drop_blobs(transaction, [ref.id for ref in (job.content, job.result) if ref is not None])
+    blobs = [ref.id for ref in (job.content, job.result) if ref is not None]
+    drop_blobs(transaction, [*blobs, unreadable_blob_id(key)])
     change = transaction.next_change()
     transaction.changed.append((change, key, None))
     transaction.connection.execute(
