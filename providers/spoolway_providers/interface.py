@@ -225,6 +225,11 @@ class Provider(ABC):
     def capabilities(self) -> Capabilities:
         """What this storage can do; constant once open."""
 
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What has happened since it was opened, by name, for metrics; the names are few and fixed."""
+        return {}
+
     @abstractmethod
     async def open(self) -> None:
         """Connect, create what is missing, migrate an older schema, refuse a newer one (Corrupt).

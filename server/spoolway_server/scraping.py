@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIServer
 
 import structlog
 from prometheus_client import start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from spoolway_providers.errors import ProviderError
@@ -39,6 +39,8 @@ async def sample(storages: Storages) -> list[Metric]:
     for storage in list(storages.by_name.values()):
         up = storage.opened.is_set() and not storage.trouble
         figures.add("storage_up", float(up), storage.name)
+        for event, number in storage.provider.counters.items():
+            figures.add("provider_events", number, storage.name, event)
         if not storage.opened.is_set():
             continue
         try:
@@ -69,7 +71,7 @@ async def _sample_storage(storage: Storage, figures: "_Figures") -> None:
 
 
 class _Figures:
-    """Families of gauges, filled one figure at a time."""
+    """Families, filled one figure at a time."""
 
     _TEXTS = {  # noqa: RUF012  # read only
         "storage_up": ("Whether the storage answers.", ["storage"]),
@@ -83,10 +85,14 @@ class _Figures:
     }
 
     def __init__(self) -> None:
-        self._families = {
+        self._families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
             name: GaugeMetricFamily(f"spoolway_{name}", text, labels=labels)
             for name, (text, labels) in self._TEXTS.items()
         }
+        text = "What a provider counts of its own: calls by name, limits that were met."
+        self._families["provider_events"] = CounterMetricFamily(
+            "spoolway_provider_events", text, labels=["storage", "event"]
+        )
 
     def add(self, name: str, value: float, *labels: str) -> None:
         self._families[name].add_metric(labels, value)

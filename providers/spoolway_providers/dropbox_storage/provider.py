@@ -132,7 +132,7 @@ class DropboxProvider(Provider):
 
     @property
     def counters(self) -> Counter[str]:
-        """Calls by name, lost answers, retries, and each kind of limit that was met."""
+        """See the interface: calls by name, lost answers, retries, and each kind of limit that was met."""
         return Counter(self._calls.counters if self._calls else {})
 
     # Life
