@@ -166,9 +166,9 @@ class Connection:
         if settings.ca is None:
             self._channel = aio.insecure_channel(settings.address, options=options)
         else:
-            root = None if settings.ca == SYSTEM_CA else Path(settings.ca).read_bytes()
-            credentials = grpc.ssl_channel_credentials(root_certificates=root)
-            self._channel = aio.secure_channel(settings.address, credentials, options=options)
+            self._channel = aio.secure_channel(
+                settings.address, channel_credentials(settings), options=options
+            )
         self.jobs: Stub = rpc.JobServiceStub(self._channel)
         self.admin: AdminStub = admin_rpc.StorageAdminStub(self._channel)
 
@@ -240,6 +240,19 @@ class Connection:
     async def close(self) -> None:
         """Close the channel; calls still under way are cancelled."""
         await self._channel.close()
+
+
+def channel_credentials(settings: Settings) -> grpc.ChannelCredentials:
+    """What a TLS connection is made with; the files are read now."""
+    return grpc.ssl_channel_credentials(
+        None if settings.ca == SYSTEM_CA else _bytes_of(settings.ca),
+        _bytes_of(settings.client_key),
+        _bytes_of(settings.client_cert),
+    )
+
+
+def _bytes_of(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
 
 
 def _metadata(settings: Settings) -> aio.Metadata:

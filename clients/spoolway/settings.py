@@ -27,7 +27,10 @@ _VARIABLES = {
     "token": "SPOOLWAY_TOKEN",
     "user": "SPOOLWAY_USER",
     "ca": "SPOOLWAY_CA",
+    "client_cert": "SPOOLWAY_CLIENT_CERT",
+    "client_key": "SPOOLWAY_CLIENT_KEY",
 }
+_FILES = ("ca", "client_cert", "client_key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,10 @@ class Settings:
     """Sent as a bearer token; None: none."""
     ca: str | None = None
     """File of the certificate authority, `system` for those that gRPC brings, None for no TLS."""
+    client_cert: str | None = None
+    """File of the caller's own certificate, where the server wants one (mutual TLS)."""
+    client_key: str | None = None
+    """File of its private key."""
 
 
 def resolve_settings(
@@ -69,7 +76,7 @@ def resolve_settings(
         SettingsError: a value is wrong, or the profile that was named does not exist.
     """
     env = os.environ if env is None else env
-    given = {
+    given: dict[str, str | None] = {
         "address": address,
         "token": token,
         "user": user,
@@ -77,12 +84,17 @@ def resolve_settings(
     }
     from_env = {name: env.get(variable) for name, variable in _VARIABLES.items()}
     from_profile = _read_profile(profile or env.get("SPOOLWAY_PROFILE") or None, env)
-    found = {name: given[name] or from_env[name] or from_profile.get(name) for name in _VARIABLES}
+    found = {name: given.get(name) or from_env[name] or from_profile.get(name) for name in _VARIABLES}
+    ca, client_cert, client_key = (_checked_file(name, found[name]) for name in _FILES)
+    if (client_cert is None) != (client_key is None) or (client_cert and ca is None):
+        raise SettingsError("client_cert and client_key go together, and with `ca`; give all three")
     return Settings(
         address=_checked_address(found["address"] or DEFAULT_ADDRESS),
         user=_checked_user(found["user"]) if found["user"] else _login_name(login),
         token=_checked_token(found["token"]),
-        ca=_checked_ca(found["ca"]),
+        ca=ca,
+        client_cert=client_cert,
+        client_key=client_key,
     )
 
 
@@ -122,10 +134,10 @@ def _checked_profile(table: dict[str, Any], path: Path) -> dict[str, str]:
             raise SettingsError(f"{path}: unknown key {key!r}; known are {', '.join(_VARIABLES)}")
         if not isinstance(value, str):
             raise SettingsError(f"{path}: {key} must be a text")
-    ca = table.get("ca")
-    if ca and ca != SYSTEM_CA:
-        # A relative path in a file is meant from where the file lies.
-        table["ca"] = str(path.parent / Path(ca).expanduser())
+    for name in _FILES:
+        if table.get(name) and table[name] != SYSTEM_CA:
+            # A relative path in a file is meant from where the file lies.
+            table[name] = str(path.parent / Path(table[name]).expanduser())
     return table
 
 
@@ -160,12 +172,11 @@ def _checked_token(token: str | None) -> str | None:
     return token
 
 
-def _checked_ca(ca: str | None) -> str | None:
-    if not ca or ca == SYSTEM_CA:
-        return ca or None
-    path = Path(ca).expanduser()
+def _checked_file(name: str, value: str | None) -> str | None:
+    if not value or (name == "ca" and value == SYSTEM_CA):
+        return value or None
+    path = Path(value).expanduser()
     if not path.is_file():
-        raise SettingsError(
-            f"there is no file {path} for `ca`; give the server's CA certificate, or `system`"
-        )
+        wanted = "the server's CA certificate, or `system`" if name == "ca" else "a file in PEM"
+        raise SettingsError(f"there is no file {path} for `{name}`; give {wanted}")
     return str(path)

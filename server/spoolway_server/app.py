@@ -26,7 +26,7 @@ from spoolway_server.backends import Backends
 from spoolway_server.catalog import Catalog, StorageRecord
 from spoolway_server.catalog.opening import make_catalog
 from spoolway_server.clock import Clock
-from spoolway_server.config import Config, StorageSettings
+from spoolway_server.config import Config, StorageSettings, is_loopback
 from spoolway_server.following import Following
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
@@ -40,6 +40,7 @@ from spoolway_server.services.storage_admin import StorageAdmin
 from spoolway_server.spoolers import Spoolers, Timing
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
+from spoolway_server.tls import server_credentials
 from spoolway_server.tracing import Tracing
 from spoolway_server.uploads import UploadLimits
 from spoolway_server.vault import Vault
@@ -138,6 +139,7 @@ class SpoolwayServer:
         )
         self._health = _Health()
         self.metrics_port = MetricsPort(self.metrics, self.storages)
+        self._credentials = server_credentials(config.tls)
         self._grpc: grpc.aio.Server | None = None
         self._shown_storages: set[str] = set()
         self._health_updates: set[asyncio.Task[None]] = set()
@@ -183,6 +185,7 @@ class SpoolwayServer:
         await self.added.wait_opened()
         await server.start()
         await self._set_health()
+        self._warn_of_strangers()
         _log.info("listening", address=self.address, storages=list(self.storages.by_name))
 
     async def stop(self, grace_s: float) -> None:
@@ -252,7 +255,10 @@ class SpoolwayServer:
         host, port = self._config.server.host, self._config.server.port
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = server.add_insecure_port(target)
+            if self._credentials is None:
+                bound = server.add_insecure_port(target)
+            else:
+                bound = server.add_secure_port(target, self._credentials)
         except RuntimeError as error:
             raise OSError(f"{target} can't be listened on: it is in use; choose another port") from error
         if not bound:
@@ -272,6 +278,12 @@ class SpoolwayServer:
             ("grpc.keepalive_permit_without_calls", 1),
             *_age_options(self._config.server.max_connection_age_s),
         ]
+
+    def _warn_of_strangers(self) -> None:
+        """Say each time what was allowed in so many words once."""
+        tls, tokens = self._config.tls.enabled, self._config.auth.mode == "tokens"
+        if not is_loopback(self._config.server.host) and not (tls and tokens):
+            _log.warning("others can reach this server", encrypted=tls, wants_tokens=tokens)
 
     async def _begin_drain(self) -> None:
         if not self._draining:

@@ -52,8 +52,10 @@ __all__ = [
     "MetricsSettings",
     "ServerSettings",
     "StorageSettings",
+    "TlsSettings",
     "TracingSettings",
     "Unit",
+    "is_loopback",
     "load_config",
 ]
 
@@ -86,17 +88,34 @@ _Seconds = Annotated[float, _Number, Unit("seconds"), Field(allow_inf_nan=False)
 _Bytes = Annotated[int, _Number, Unit("bytes")]
 
 
-def _on_loopback(host: str) -> str:
-    """Refuse addresses that others can reach, as long as anybody who can connect may do anything."""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if loopback:
+def _for_whom(host: str, info: ValidationInfo) -> str:
+    """Refuse addresses that others can reach where they could do anything, or listen in."""
+    if is_loopback(host) or info.data.get("insecure") or _context(info).get("is_guarded"):
         return host
     raise mistake(
-        f"{shown(host)} can be reached by others, and neither TLS nor access tokens exist yet",
-        "loopback addresses: 127.0.0.1, ::1, localhost",
+        f"{shown(host)} can be reached by others, so it needs TLS and access tokens: cert_file and key_file "
+        'in [tls], and mode = "tokens" in [auth]',
+        "loopback addresses: 127.0.0.1, ::1, localhost; or, where the network itself is safe, `serve "
+        "--insecure`",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_guarded(document: Mapping[str, Any]) -> bool:
+    """Whether the tables, which need not be right, ask for TLS and for tokens."""
+    tls, auth = document.get("tls"), document.get("auth")
+    return (
+        isinstance(tls, Mapping)
+        and isinstance(auth, Mapping)
+        and bool(tls.get("cert_file") and tls.get("key_file"))
+        and auth.get("mode") == "tokens"
     )
 
 
@@ -113,8 +132,11 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """`[server]`: the process."""
 
-    host: Annotated[str, AfterValidator(_on_loopback)] = "127.0.0.1"
-    """Address to listen on. Only loopback addresses, until TLS and access tokens exist."""
+    insecure: bool = False
+    """Listen where others can reach it without TLS or access tokens. They may read all, or do anything."""
+    # After `insecure`: a validator sees the fields before its own.
+    host: Annotated[str, AfterValidator(_for_whom)] = "127.0.0.1"
+    """Address to listen on. One that others can reach needs TLS and access tokens."""
     port: Annotated[int, _Number, Field(ge=0, le=65_535), Unit("TCP port")] = 50061
     """Port to listen on; 0 takes any free one."""
     name: Annotated[str, Field(min_length=1, max_length=255)] = Field(default_factory=socket.gethostname)
@@ -263,6 +285,34 @@ class AuthSettings(_Section):
     """`tokens`: who shows an access token; `loopback`: whoever can connect, by the name that he gives."""
 
 
+def _both_or_none(key_file: str, info: ValidationInfo) -> str:
+    if bool(key_file) != bool(info.data.get("cert_file", key_file)):
+        raise mistake("certificate and key go together", "both of cert_file and key_file, or none")
+    return key_file
+
+
+def _with_tls(client_ca_file: str, info: ValidationInfo) -> str:
+    if client_ca_file and not info.data.get("key_file", True):
+        raise mistake("there are no certificates of clients without TLS", "cert_file and key_file too")
+    return client_ca_file
+
+
+class TlsSettings(_Section):
+    """`[tls]`: encryption. Files in PEM; a change of them counts from the next connection on."""
+
+    cert_file: str = ""
+    """The server's certificate, those of intermediate authorities behind it; none: no TLS."""
+    key_file: Annotated[str, AfterValidator(_both_or_none)] = Field(default="", validate_default=True)
+    """Its private key, without a passphrase."""
+    client_ca_file: Annotated[str, AfterValidator(_with_tls)] = ""
+    """Mutual TLS: only who has a certificate by one of these authorities can connect; none: anybody."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a certificate."""
+        return bool(self.cert_file)
+
+
 class CatalogSettings(_Section):
     """`[catalog]`: what the server itself must know: added storages, access tokens, the audit trail."""
 
@@ -298,6 +348,8 @@ class Config(_Section):
     """Defaults of every backend's policy."""
     catalog: CatalogSettings = Field(default_factory=CatalogSettings)
     """What the server itself must know."""
+    tls: TlsSettings = Field(default_factory=TlsSettings)
+    """Encryption."""
     auth: AuthSettings = Field(default_factory=AuthSettings)
     """Who gets in."""
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
@@ -364,7 +416,11 @@ def load_config(
     sources = _overlay(document, _from_env(os.environ if env is None else env))
     sources |= _overlay(document, _from_options(overrides or {}))
     known = _installed_types() if provider_types is None else frozenset(provider_types)
-    context = {"provider_types": known, "storage_names": list(_storage_tables(document))}
+    context = {
+        "provider_types": known,
+        "storage_names": list(_storage_tables(document)),
+        "is_guarded": _is_guarded(document),
+    }
     mistakes = []
     try:
         config = Config.model_validate(document, context=context)

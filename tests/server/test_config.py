@@ -21,6 +21,8 @@ from spoolway_server.config import (
 )
 
 TYPES = ("memory", "sqlite")
+TLS = '[tls]\ncert_file = "c"\nkey_file = "k"\n'
+TOKENS = '[auth]\nmode = "tokens"\n'
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
@@ -148,9 +150,9 @@ def test_every_mistake_is_reported_at_once(tmp_path):
         {"SPOOLWAY_LEASES__MAX_CRASHES": "0", "SPOOLWAY_SERVR__PORT": "1"},
     )
 
-    sections = "server, limits, leases, catalog, auth, metrics, tracing, storages, default_storage"
+    sections = "server, limits, leases, catalog, tls, auth, metrics, tracing, storages, default_storage"
     assert mistakes == {
-        "server.prot": 'server.prot: unknown key, did you mean "port"?; allowed: host, port, name, '
+        "server.prot": 'server.prot: unknown key, did you mean "port"?; allowed: insecure, host, port, name, '
         "drain_pause_s, drain_grace_s, max_connection_age_s, log_format, log_level",
         "server.port": "server.port: 99999 is too large; allowed: a whole number from 0 to 65535 (TCP port)",
         "server.log_format": 'server.log_format: "xml" is not right; allowed: console, json',
@@ -185,12 +187,38 @@ def test_loopback_addresses_are_allowed(host):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "lab.example", ""])  # noqa: S104  # refused
-def test_other_addresses_are_refused_until_there_are_tls_and_tokens(tmp_path, host):
-    """An address that others can reach is a mistake that says why."""
-    mistakes = mistakes_of(tmp_path, f'[server]\nhost = "{host}"')
+@pytest.mark.parametrize("guard", ["", TLS, TOKENS])
+def test_other_addresses_need_tls_and_tokens(tmp_path, host, guard):
+    """An address that others can reach is a mistake that says what it takes; either alone is not enough."""
+    mistakes = mistakes_of(tmp_path, f'{guard}\n[server]\nhost = "{host}"')
 
-    assert "neither TLS nor access tokens exist yet" in mistakes["server.host"]
+    assert "needs TLS and access tokens" in mistakes["server.host"]
     assert "127.0.0.1, ::1, localhost" in mistakes["server.host"]
+
+
+@pytest.mark.parametrize("guard", [TLS + TOKENS, "[server]\ninsecure = true"])
+def test_a_guarded_server_may_be_reached(tmp_path, guard):
+    """With TLS and tokens, or told in so many words, it listens where others can reach it."""
+    host = "192.168.1.2"
+
+    config = load(tmp_path, guard, {"SPOOLWAY_SERVER__HOST": host})
+
+    assert config.server.host == host
+
+
+@pytest.mark.parametrize(
+    ("table", "path"),
+    [
+        ({"cert_file": "c"}, "tls.key_file"),
+        ({"key_file": "k"}, "tls.key_file"),
+        ({"client_ca_file": "a"}, "tls.client_ca_file"),
+    ],
+)
+def test_half_of_tls_is_a_mistake(tmp_path, table, path):
+    """Certificate and key go together, and certificates of clients need both."""
+    lines = "\n".join(f'{key} = "{value}"' for key, value in table.items())
+
+    assert path in mistakes_of(tmp_path, f"[tls]\n{lines}")
 
 
 @pytest.mark.parametrize(

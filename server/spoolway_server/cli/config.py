@@ -34,6 +34,7 @@ def check(
     """Check a configuration, environment included: all mistakes, or what the server would do."""
     config = read_config(file)
     _check_key(config)
+    _check_certificate(config)
     document = _without_logins(config)
     if as_json:
         write_json(document)
@@ -67,6 +68,16 @@ def _check_key(config: Config) -> None:
     try:
         Vault.load(config.catalog.key_file, os.environ)
     except KeyMistake as error:
+        fail(str(error), ExitCode.REFUSED)
+
+
+def _check_certificate(config: Config) -> None:
+    # Only now: it brings gRPC.
+    from spoolway_server.tls import server_credentials
+
+    try:
+        server_credentials(config.tls)
+    except ConfigError as error:
         fail(str(error), ExitCode.REFUSED)
 
 

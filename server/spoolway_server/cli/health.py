@@ -29,18 +29,15 @@ def health(
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from spoolway.settings import SYSTEM_CA, resolve_settings
+    from spoolway.channel import channel_credentials
+    from spoolway.settings import resolve_settings
 
     with shown_errors():
         settings = resolve_settings(address=address, ca=ca)
     if settings.ca is None:
         channel = grpc.insecure_channel(settings.address)
     else:
-        root = None
-        if settings.ca != SYSTEM_CA:
-            with open(settings.ca, "rb") as file:
-                root = file.read()
-        channel = grpc.secure_channel(settings.address, grpc.ssl_channel_credentials(root))
+        channel = grpc.secure_channel(settings.address, channel_credentials(settings))
     what = service or "the server"
     with channel:
         try:

@@ -32,9 +32,13 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port, instead of the configured one; 0: any free one.")
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Listen beyond this machine without TLS or access tokens."),
+    ] = False,
 ) -> None:
     """Run the server until it is stopped (Ctrl-C or SIGTERM); calls under way may end first."""
-    options = {"server.host": host, "server.port": port}
+    options = {"server.host": host, "server.port": port, "server.insecure": insecure or None}
     settings = read_config(config, {path: value for path, value in options.items() if value is not None})
     setup_logging(log_format=settings.server.log_format, level=settings.server.log_level)
     # Jobs come and go by reference counts; looking for cycles at each 700 of them took an eighth of the time.
