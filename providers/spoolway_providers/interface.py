@@ -148,7 +148,9 @@ class Hints(msgspec.Struct, frozen=True):
     queued: frozenset[str] | None
     """Backends that may have new claimable jobs; None: any."""
     changed: bool
-    """`changes` may have something new."""
+    """`changes` may have something new, or another process has changed a backend or ended a session."""
+    missed: int = 0
+    """Changes that a poll of the storage found before any wake-up told of them; for its operators."""
 
 
 class LeaseView(msgspec.Struct, frozen=True):

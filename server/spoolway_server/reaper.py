@@ -26,7 +26,9 @@ _log = structlog.get_logger(__name__)
 BUSY_LOOK_S = 2.0
 """Between two looks while any session holds a job."""
 IDLE_LOOK_S = 15.0
-"""Between two looks while none does: the safety net beneath what other processes leave behind."""
+"""Between two looks while none does, but something changes: other processes may leave work behind."""
+QUIET_LOOK_S = 600.0
+"""Between two looks while nothing changes: only what no hint told of can be found then."""
 ORPHAN_PATIENCE_S = 2.0
 """A job must be seen orphaned for so long: a hello under way closes the old session before it takes over."""
 CLAIM_PATIENCE_S = 10.0
@@ -59,6 +61,9 @@ class Reaper:
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._next_due: datetime | None = None
         self._busy = False
+        self._has_work = False
+        self._changed = False
+        """Whether there was work, or anything has changed, since the last look began."""
         self._wake = asyncio.Event()
         self._look_s = IDLE_LOOK_S
 
@@ -69,9 +74,17 @@ class Reaper:
             self._wake.set()
 
     def note_work(self) -> None:
-        """A session of this process holds something: look more often."""
+        """A session of this process holds something: look now, and more often."""
+        self._has_work = True
         if not self._busy:
             self._busy = True
+            self._look_s = 0.0
+            self._wake.set()
+
+    def note_change(self) -> None:
+        """A job, a backend or a session may have changed, by whichever process: look before long."""
+        if not self._changed:
+            self._changed = True
             self._wake.set()
 
     def pardon(self) -> None:
@@ -81,25 +94,31 @@ class Reaper:
     async def run(self) -> None:
         """Look, act, sleep until something is due; for ever."""
         await self._storage.opened.wait()
-        looked_at = self._clock.monotonic()
+        looked_at, slept_s = self._clock.monotonic(), 0.0
         while True:
             try:
-                if self._clock.monotonic() - looked_at > self._look_s + STALL_S:
+                if self._clock.monotonic() - looked_at > slept_s + STALL_S:
                     self.pardon()
                 looked_at = self._clock.monotonic()
                 await self.look()
             except ProviderError as error:
                 self._storage.report(error)
-                self.pardon()
+                self._start_over()
             except Exception:  # noqa: BLE001  # the loop is the storage's recovery: whatever happened, it goes on
                 _log.exception("reaper failed", storage=self._storage.name)
-                self.pardon()
-            await self._sleep()
+                self._start_over()
+            slept_s = await self._sleep()
+
+    def _start_over(self) -> None:
+        """A look failed: what was seen before does not count, and what was to be done is still to do."""
+        self.pardon()
+        self._changed = True
 
     async def look(self) -> None:
         """One look at everything; a test may call it by itself."""
         # What is noted during the look calls for another one: the look may have been past it already.
-        self._wake.clear()
+        was_busy = self._busy
+        self._has_work = self._changed = False
         self._next_due = None
         # Policies that other processes have changed count here within a look.
         await self._storage.backends()
@@ -108,26 +127,48 @@ class Reaper:
         views = await self._storage.provider.sessions()
         await self._end_closed({view.session.id for view in views if view.session.state == "LIVE"}, mine)
         await self._close_silent(views)
-        await self._sweep_orphans()
-        await self._withdraw_unaccepted({view.session.id for view in views if view.session.detached})
-        self._busy = any(view.leases for view in views)
-        limits = [view.session.silence_limit.total_seconds() / 4 for view in views if view.leases]
-        self._look_s = min([BUSY_LOOK_S, *limits]) if self._busy else IDLE_LOOK_S
+        watched = await self._sweep_orphans()
+        watched += await self._withdraw_unaccepted({v.session.id for v in views if v.session.detached})
+        self._busy = self._has_work or watched > 0 or any(view.leases for view in views)
+        self._look_s = 0.0 if self._has_work and not was_busy else self._interval_s(views)
         stored = await self._storage.provider.next_due()
         self._next_due = min((t for t in (stored, self._next_due) if t is not None), default=None)
 
-    async def _sleep(self) -> None:
-        timeout = self._look_s
-        if self._next_due is not None:
-            left = (self._next_due - self._clock.now()).total_seconds()
-            timeout = min(timeout, max(left, 0.01))
+    def _interval_s(self, views: Sequence[SessionView]) -> float:
+        """How long nothing can become overdue that was seen in a look, if nothing changes."""
         if self._busy:
-            timeout = min(timeout, BUSY_LOOK_S)
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+            return min([BUSY_LOOK_S, *(_quarter_s(view) for view in views if view.leases)])
+        # They renew all the time, so that nothing is quiet here.
+        silent = [IDLE_LOOK_S for view in views if not view.session.has_stream]
+        quiet_s = QUIET_LOOK_S if self._storage.provider.capabilities.wakes else IDLE_LOOK_S
+        return min([quiet_s, *silent])
+
+    async def _sleep(self) -> float:
+        """Until it is time for the next look; returns how long that was to last at most."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            slept_s = loop.time() - began
+            left_s = self._left_s(slept_s)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                return slept_s + left_s
+
+    def _left_s(self, slept_s: float) -> float:
+        """How long to sleep on, by what is known now."""
+        interval_s = self._look_s
+        if self._changed:
+            interval_s = min(interval_s, IDLE_LOOK_S)
+        if self._busy:
+            interval_s = min(interval_s, BUSY_LOOK_S)
+        left_s = max(interval_s - slept_s, 0.0)
+        if self._next_due is not None:
+            due_in_s = (self._next_due - self._clock.now()).total_seconds()
+            left_s = min(left_s, max(due_in_s, 0.01))
+        return left_s
 
     async def _apply_due(self) -> None:
         while True:
@@ -182,7 +223,8 @@ class Reaper:
         page = await self._storage.provider.find(Query(session=session_id, limit=BATCH))
         await self._take_back(page.jobs, reason)
 
-    async def _sweep_orphans(self) -> None:
+    async def _sweep_orphans(self) -> int:
+        """Take back what nobody holds any more; how many jobs were seen to be so."""
         page = await self._storage.provider.find(Query(orphaned=True, limit=BATCH))
         ripe: list[Job] = []
         for job in page.jobs:
@@ -191,6 +233,7 @@ class Reaper:
                 ripe.append(job)
         self._forget("orphan", {str(job.key) for job in page.jobs})
         await self._take_back(ripe, "its session is closed")
+        return len(page.jobs)
 
     async def _take_back(self, jobs: Iterable[Job], reason: str) -> None:
         updates = [
@@ -200,8 +243,11 @@ class Reaper:
             _log.info("jobs taken back", storage=self._storage.name, jobs=len(updates), reason=reason)
             await self._storage.leases.apply(updates)
 
-    async def _withdraw_unaccepted(self, detached: Container[str]) -> None:
-        """Whose session has no stream any more may have been killed by the job: that counts as a crash."""
+    async def _withdraw_unaccepted(self, detached: Container[str]) -> int:
+        """Take back claims that nobody accepts; how many claims were seen.
+
+        Whose session has no stream any more may have been killed by the job: that counts as a crash.
+        """
         page = await self._storage.provider.find(Query(states=(State.CLAIMED,), limit=BATCH))
         updates: list[Update] = []
         for job in page.jobs:
@@ -218,6 +264,7 @@ class Reaper:
         self._forget("claim", {str(job.key) for job in page.jobs})
         if updates:
             await self._storage.leases.apply(updates)
+        return len(page.jobs)
 
     def _unchanged_for(self, subject: tuple[str, str], what: object) -> float:
         """Seconds for which this process has seen `subject` be `what`."""
@@ -236,3 +283,8 @@ class Reaper:
     def _forget(self, kind: str, present: set[str]) -> None:
         for subject in [s for s in self._seen if s[0] == kind and s[1] not in present]:
             del self._seen[subject]
+
+
+def _quarter_s(view: SessionView) -> float:
+    """Of the silence that a session is allowed."""
+    return view.session.silence_limit.total_seconds() / 4

@@ -41,8 +41,10 @@ BACKENDS_FRESH_S = 2.0
 """How long a read of the backends serves, so that another process's change is seen within it."""
 COUNT_LIMIT = 1_000_000
 """Jobs are counted so far."""
-POLL_MAX_S = 30.0
+POLL_MAX_S = 60.0
+"""The longest interval of the polls beneath wake-ups, of all waiting backends together."""
 POLL_MAX_WITHOUT_WAKES_S = 5.0
+"""The same where the storage does not tell of others' changes; of each backend."""
 PROBE = "probe-"
 """What the blobs are called by which a storage in trouble is asked whether it can be written again."""
 FIRST_REOPEN_S = 0.5
@@ -296,8 +298,11 @@ class Storage:
 
     @property
     def poll_max_s(self) -> float:
-        """The longest interval of the polls beneath wake-ups."""
-        return POLL_MAX_S if self.provider.capabilities.wakes else POLL_MAX_WITHOUT_WAKES_S
+        """The longest interval of a backend's polls beneath wake-ups."""
+        if not self.provider.capabilities.wakes:
+            return POLL_MAX_WITHOUT_WAKES_S
+        waiting = sum(dispatcher.waiting_places > 0 for dispatcher in self._dispatchers.values())
+        return POLL_MAX_S * max(waiting, 1)
 
     def expect_jobs(self, backends: Iterable[str]) -> None:
         """Jobs are about to be submitted: where calls are served in order, ask for them at once.
@@ -317,6 +322,7 @@ class Storage:
                 self._dispatchers[backend].wake()
         if hints is None or hints.changed:
             self.feed.notify()
+            self.reaper.note_change()
 
     # Acceptance
 
@@ -405,7 +411,7 @@ class Storage:
             await self.opened.wait()
             provider = self.provider
             try:
-                hints = await provider.wait(timedelta(seconds=self.poll_max_s))
+                hints = await provider.wait(timedelta(seconds=self._longest_wait_s))
             except ProviderError as error:
                 if provider is self._provider:
                     self.report(error)
@@ -415,7 +421,17 @@ class Storage:
                 _log.exception("listening failed", storage=self.name)
                 await asyncio.sleep(1)
                 continue
-            self.wake(hints)
+            if hints is None:
+                # Dispatchers and reaper look by themselves; who watches has but this.
+                self.feed.notify()
+            else:
+                self.metrics.wakeup_misses.inc(hints.missed)
+                self.wake(hints)
+
+    @property
+    def _longest_wait_s(self) -> float:
+        """After so long without a hint those who watch look by themselves."""
+        return POLL_MAX_S if self.provider.capabilities.wakes else POLL_MAX_WITHOUT_WAKES_S
 
 
 def _unaccepted(session: Session, token: str) -> SessionGone | Withdraw:

@@ -34,7 +34,7 @@ LEASES = {
 
 def shorten_patience(look_s: float = 0.2) -> None:
     """Scale what is made for days to a round of seconds; the rules stay as they are."""
-    reaper.BUSY_LOOK_S, reaper.IDLE_LOOK_S = look_s, 2 * look_s
+    reaper.BUSY_LOOK_S, reaper.IDLE_LOOK_S, reaper.QUIET_LOOK_S = look_s, 2 * look_s, 5 * look_s
     reaper.ORPHAN_PATIENCE_S, reaper.CLAIM_PATIENCE_S = 0.3, 1.0
     sessions.FIRST_PENALTY_S, sessions.LONGEST_PENALTY_S = 0.2, 0.8
     rules.MAX_RETRY_DELAY = timedelta(seconds=0.05)

@@ -148,11 +148,11 @@ async def test_reading_changes_costs_two_round_trips(scene: Scene, commands: Com
     assert without == ["find"]
 
 
-def test_f15_idle_process_asks_four_times_a_minute() -> None:
-    """An idle stream and the looks beneath it are one round trip each half a minute."""
+def test_f15_idle_process_asks_three_times_a_minute() -> None:
+    """An idle stream is one round trip a minute, the looks beneath it two."""
     pace = Pace()
 
-    assert 60 / pace.stream_s + 60 / pace.beneath_stream_s <= 6
+    assert 60 / pace.stream_s + 60 / pace.beneath_stream_s == 3
     assert (pace.first_look_s, pace.last_look_s) == (0.2, 5.0)
 
 

@@ -14,7 +14,7 @@ from spoolway_providers.conformance import Scene
 from spoolway_providers.conformance.scene import BACKEND, session, token_of
 from spoolway_providers.errors import CursorTooOld
 from spoolway_providers.interface import Hints
-from spoolway_providers.model import Job, JobKey
+from spoolway_providers.model import Job, JobKey, Session
 from spoolway_providers.mongodb import MongoProvider, journal
 from spoolway_providers.mongodb.numbers import number_span
 from spoolway_providers.mongodb.wake import Pace
@@ -135,6 +135,25 @@ async def test_resumed_backend_wakes_others(pair: Pair) -> None:
 
     assert others.queued == own.queued == HERE
     assert await pair.here.wait(QUIET) is None
+
+
+async def test_session_that_another_process_ends_wakes(pair: Pair) -> None:
+    """Who has its stream hears of it; of other sessions, and of signs of life, nobody does."""
+    await pair.there.open_session(session("mine", instance="first"))
+    await pair.there.renew("mine", 1)
+    await pair.there.close_session((await opened(pair.there, "other")).id, None, "STREAM_ENDED")
+    without = await pair.here.wait(QUIET)
+    await pair.there.open_session(session("theirs", instance="second"))
+
+    assert without is None
+    assert (await pair.hints()).changed
+
+
+async def opened(provider: MongoProvider, session_id: str) -> Session:
+    """A session of a spooler of its own."""
+    new = session(session_id, spooler=session_id)
+    await provider.open_session(new)
+    return new
 
 
 async def test_swept_request_id_is_no_change(pair: Pair) -> None:

@@ -11,6 +11,7 @@ from time import monotonic
 import pytest
 
 from spoolway_providers.conformance import Scene
+from spoolway_providers.conformance.scene import session
 from spoolway_providers.interface import Hints
 from spoolway_providers.sqlite import SqliteProvider
 from tests.providers.conftest import OpenSqlite
@@ -92,6 +93,19 @@ async def test_without_file_events_a_look_finds_it(open_sqlite: OpenSqlite) -> N
 
     assert await waiting == Hints(None, changed=True)
     assert not waiter.capabilities.wakes
+
+
+async def test_session_that_another_process_ends_wakes(open_sqlite: OpenSqlite) -> None:
+    """Who has its stream hears of it; of signs of life nobody does."""
+    mine, other = await open_sqlite(), await open_sqlite()
+    await mine.open_session(session("mine", instance="first"))
+    await drain(mine)
+    await other.renew("mine", 1)
+    beat = await mine.wait(A_MOMENT)
+    await other.open_session(session("theirs", instance="second"))
+
+    assert beat is None
+    assert await mine.wait(SOON) is not None
 
 
 async def test_own_commit_wakes_once(scene: Scene) -> None:

@@ -3,13 +3,15 @@
 import asyncio
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from spoolway_providers import rules
 from spoolway_providers.errors import Unavailable
-from spoolway_providers.interface import Change, Order, Query
+from spoolway_providers.interface import Change, Hints, Order, Query
 from spoolway_providers.memory import MemoryProvider
 from spoolway_providers.model import Draft, Job, JobKey, Policy, Session, State, new_token
+from spoolway_server import reaper as reaping
 from spoolway_server.storage import Storage
 from tests.server.fake_clock import FakeClock
 from tests.server.lab import PATIENCE_S
@@ -322,3 +324,45 @@ async def test_work_that_begins_during_a_look_is_looked_after(replica: Replica) 
         loop.cancel()
 
     assert replica.reaper._busy
+
+
+async def test_a_quiet_storage_is_left_alone(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing changes there is no look; what changes, or becomes due, calls for one."""
+    monkeypatch.setattr(reaping, "IDLE_LOOK_S", 0.05)
+    with StorageFaults(replica.provider).watched("next_due") as looks:
+        loop = asyncio.create_task(replica.reaper.run())
+        await looked(looks, 1)
+        await asyncio.sleep(0.3)
+        quiet = len(looks)
+        replica.storage.wake(Hints(frozenset(), changed=True))
+        await looked(looks, 2)
+        replica.reaper.note_due(replica.clock.now())
+        await looked(looks, 3)
+        loop.cancel()
+
+    assert quiet == 1
+
+
+async def test_an_orphan_is_watched_until_it_is_ripe(replica: Replica) -> None:
+    """A job whose session is gone keeps the reaper busy: it is not left until something changes."""
+    await replica.open_session()
+    await replica.running()
+    await replica.provider.close_session("s1", None, "SPOOLER_SILENT")
+
+    await replica.reaper.look()
+
+    assert replica.reaper._busy
+
+
+async def test_a_storage_that_does_not_wake_is_looked_at(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others' changes are not told the reaper looks by itself."""
+    blind = msgspec.structs.replace(replica.provider.capabilities, wakes=False)
+    monkeypatch.setattr(MemoryProvider, "capabilities", blind)
+    monkeypatch.setattr(reaping, "IDLE_LOOK_S", 0.02)
+    with StorageFaults(replica.provider).watched("next_due") as looks:
+        loop = asyncio.create_task(replica.reaper.run())
+
+        await looked(looks, 3)
+        loop.cancel()

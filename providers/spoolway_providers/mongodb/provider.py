@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
+import msgspec
+
 from spoolway_providers.errors import ProviderError, Uncertain
 from spoolway_providers.interface import (
     Adoptee,
@@ -90,8 +92,8 @@ class MongoProvider(Provider):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Any number of processes, any order."""
-        return CAPABILITIES
+        """Any number of processes, any order. Whether it wakes at once is known once it is open."""
+        return msgspec.structs.replace(CAPABILITIES, wakes=self._connection.has_streams)
 
     @property
     def missed_wakes(self) -> int:

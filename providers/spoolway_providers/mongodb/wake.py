@@ -20,6 +20,7 @@ from spoolway_providers.interface import Hints
 from spoolway_providers.model import JobKey, State
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.journal import Journal
+from spoolway_providers.rules import SPOOLER_REVOKED
 
 __all__ = ["Pace", "Wake"]
 
@@ -31,9 +32,19 @@ _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 5.0
 _CANCEL_AGAIN_S = 0.2
 _OWN_COMMITS_KEPT = 200
+_REASONS = ["SESSION_REPLACED", SPOOLER_REVOKED]
+"""Why a session was ended by another process than the one that has its stream."""
 
 _PIPELINE: list[dict[str, Any]] = [
-    {"$match": {"ns.coll": {"$in": ["jobs", "backends"]}}},
+    {
+        "$match": {
+            "$or": [
+                {"ns.coll": {"$in": ["jobs", "backends"]}},
+                # Another server's spooler took this one's place, or an operator has revoked it.
+                {"ns.coll": "sessions", "updateDescription.updatedFields.reason": {"$in": _REASONS}},
+            ]
+        }
+    },
     {
         "$project": {
             "operationType": 1,
@@ -52,7 +63,7 @@ _PIPELINE: list[dict[str, Any]] = [
 class Pace(msgspec.Struct, frozen=True):
     """How often a process that waits asks the storage; in seconds."""
 
-    stream_s: float = 30.0
+    stream_s: float = 60.0
     """One round trip of an idle change stream."""
     beneath_stream_s: float = 30.0
     first_look_s: float = 0.2
@@ -75,6 +86,7 @@ class Wake:
         self._token: Any = None
         self.is_streaming = False
         """Whether a change stream is open."""
+        self._untold = 0
         self.missed = 0
         """Changes that a look found before the change stream told of them."""
 
@@ -89,7 +101,8 @@ class Wake:
         self._woken.clear()
         queued, self._queued = self._queued, set()
         changed, self._changed = self._changed, False
-        return Hints(None if queued is None else frozenset(queued), changed)
+        untold, self._untold = self._untold, 0
+        return Hints(None if queued is None else frozenset(queued), changed, untold)
 
     def _start(self) -> None:
         if self._tasks:
@@ -172,6 +185,7 @@ class Wake:
             return False
         if is_beneath_stream:
             self.missed += len(news)
+            self._untold += len(news)
         self.ring({one.key.backend for one in news if one.is_queued})
         return True
 
@@ -226,8 +240,14 @@ class Wake:
             self.is_streaming = is_streaming
             # What happened before it began, or happens from now on, only a look finds.
             self._nudged.set()
+            if is_streaming:
+                # And of sessions that were ended meanwhile only those who know them find out.
+                self.ring(())
 
     def _hear(self, event: Mapping[str, Any]) -> None:
+        if event["ns"]["coll"] == "sessions":
+            self.ring(())
+            return
         fields = event.get("fullDocument") or event.get("updateDescription", {}).get("updatedFields", {})
         commit = fields.get("commit")
         if not isinstance(commit, str):

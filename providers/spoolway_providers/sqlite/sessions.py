@@ -88,7 +88,8 @@ def _find(connection: sqlite3.Connection, session_id: str) -> Session | None:
 
 
 def _end(transaction: Transaction, session: Session) -> None:
-    """Store a session that is not LIVE any more."""
+    """Store a session that is not LIVE any more; the process that has its stream is woken."""
+    transaction.next_change()
     closed_at = to_microseconds(transaction.now) if session.state is SessionState.CLOSED else None
     transaction.connection.execute(
         "UPDATE sessions SET state = ?, reason = ?, closed_at = ? WHERE id = ?",
@@ -123,6 +124,8 @@ def close_session(transaction: Transaction, closing: Closing) -> bool:
         " WHERE id = ?3 AND state <> 'CLOSED' AND (?4 IS NULL OR beat = ?4)",
         (closing.reason, to_microseconds(transaction.now), closing.session_id, closing.beat),
     ).rowcount
+    if closed:
+        transaction.next_change()
     return closed == 1
 
 

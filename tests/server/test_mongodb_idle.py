@@ -1,0 +1,133 @@
+"""What a whole server asks of MongoDB while nothing happens, and to serve many that wait."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from pymongo.monitoring import CommandListener
+
+from spoolway_providers.mongodb import MongoProvider
+from spoolway_providers.mongodb.login import login_of
+from spoolway_providers.mongodb.wake import Pace
+from spoolway_server import dispatcher, janitor, reaper, storage
+from spoolway_server.clock import Clock
+from tests.providers.mongodb_server import MongoServer, server, stand_in
+from tests.server.conftest import StartLab
+from tests.server.fake_spooler import FakeSpooler
+from tests.server.lab import Lab
+
+__all__ = ["server", "stand_in"]
+
+MINUTE_S = 0.5
+"""All that paces a server is so much shorter here."""
+MINUTES = 16
+
+
+class Commands(CommandListener):
+    """The commands that are sent, each with its collection; not the signs of life of sessions."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def started(self, event: Any) -> None:
+        self.sent.append(f"{event.command_name} {event.command.get(event.command_name)}")
+
+    def succeeded(self, event: Any) -> None:
+        """Of no interest."""
+
+    def failed(self, event: Any) -> None:
+        """Of no interest."""
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """What servers of this test send."""
+    seen = Commands()
+    pace = Pace(
+        stream_s=Pace().stream_s * MINUTE_S / 60, beneath_stream_s=Pace().beneath_stream_s * MINUTE_S / 60
+    )
+
+    def make(login: Any) -> MongoProvider:
+        return MongoProvider(login_of(login), listeners=[seen], pace=pace)
+
+    monkeypatch.setattr(MongoProvider, "from_login", make)
+    for module, name in (
+        (storage, "POLL_MAX_S"),
+        (janitor, "PERIOD_S"),
+        (reaper, "QUIET_LOOK_S"),
+        (reaper, "IDLE_LOOK_S"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name) * MINUTE_S / 60)
+    # The polls have backed off long ago.
+    monkeypatch.setattr(dispatcher, "FIRST_POLL_S", storage.POLL_MAX_S)
+    return seen
+
+
+@pytest.fixture
+async def database(server: MongoServer) -> AsyncIterator[str]:
+    async with server.database() as name:
+        yield name
+
+
+@pytest.fixture
+def storage_settings(server: MongoServer, database: str) -> Callable[[str], dict[str, Any]]:
+    """A MongoDB that the servers of a test share."""
+    return lambda _: {"type": "mongodb", "uri": server.uri, "database": database}
+
+
+async def waiting_spoolers(lab: Lab, count: int, backends: Sequence[str]) -> list[FakeSpooler]:
+    """Spoolers that wait for a job of one of the backends each, and a server that has become quiet."""
+    for backend in backends:
+        await lab.caller("robot").register(backend)
+    spoolers = []
+    for number in range(count):
+        spooler = FakeSpooler(lab, f"spooler-{number}", backends=[backends[number % len(backends)]])
+        await spooler.connect()
+        await spooler.credit(1)
+        spoolers.append(spooler)
+    await asyncio.sleep(2 * MINUTE_S)
+    return spoolers
+
+
+async def test_f15_an_idle_server_asks_six_times_a_minute(start_lab: StartLab, commands: Commands) -> None:
+    """With a healthy stream, all told: stream, looks beneath it, polls of backends, reaper and janitor."""
+    lab = await start_lab(clock=Clock())
+    await waiting_spoolers(lab, 6, ["one", "two", "three"])
+
+    commands.sent.clear()
+    await asyncio.sleep(MINUTES * MINUTE_S)
+    kinds = Counter(commands.sent)
+
+    assert kinds.total() <= 6 * MINUTES, kinds
+    # The reaper and the janitor were among them.
+    assert kinds["aggregate sessions"] >= 2
+
+
+async def test_one_claim_round_serves_all_that_wait(start_lab: StartLab, commands: Commands) -> None:
+    """Twelve spoolers wait on one backend: a job costs one look for all of them, or two if told twice."""
+    lab = await start_lab(clock=Clock())
+    await waiting_spoolers(lab, 12, ["one"])
+
+    commands.sent.clear()
+    job = await lab.caller("alice").submit("one")
+    await lab.caller("alice").until(job.name, "CLAIMED")
+
+    assert Counter(commands.sent)["aggregate backends"] <= 2
+
+
+async def test_who_was_replaced_at_another_server_is_told(
+    start_lab: StartLab, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change stream tells of it: nobody waits for the next look of a quiet server."""
+    monkeypatch.setattr(reaper, "QUIET_LOOK_S", 600.0)
+    one, other = [await start_lab(clock=Clock()) for _ in range(2)]
+    await one.caller("robot").register("one")
+    old = FakeSpooler(one, "spooler", "first", backends=["one"])
+    await old.connect()
+    await asyncio.sleep(MINUTE_S)
+
+    await FakeSpooler(other, "spooler", "second", backends=["one"]).connect()
+
+    assert (await old.next_of("goaway")).goaway.reason == "SESSION_REPLACED"
