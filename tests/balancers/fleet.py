@@ -142,6 +142,11 @@ class Balancer(_Process):
                 assert self.running, self.log
                 await asyncio.sleep(0.05)
 
+    async def close(self) -> None:
+        """Asked, not killed: nginx's workers would outlive it."""
+        if self.running:
+            await self.end(signal.SIGTERM)
+
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
