@@ -40,6 +40,7 @@ from spoolway.errors import (
     UnknownError,
     VerificationError,
 )
+from spoolway.operations import Operation, OperationState, StorageCheck, StorageFinding
 from spoolway.running import RunningJob
 from spoolway.snapshot import (
     Attempt,
@@ -101,6 +102,8 @@ __all__ = [
     "LoginField",
     "NewToken",
     "NotFoundError",
+    "Operation",
+    "OperationState",
     "OutOfRangeError",
     "PermissionDeniedError",
     "PolicyChanges",
@@ -122,6 +125,8 @@ __all__ = [
     "SpoolwayError",
     "StateReason",
     "Storage",
+    "StorageCheck",
+    "StorageFinding",
     "StorageInactiveError",
     "StorageStats",
     "StorageTest",

@@ -1,18 +1,28 @@
 """AdminClient makes the calls of operators; SyncAdminClient is its blocking twin."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from spoolway.backend import Backend, PolicyChanges, backend_from_proto, policy_to_proto
 from spoolway.blocking import SyncCaller, thread
 from spoolway.caller import DEFAULT_TIMEOUT_S, Caller, Seconds
+from spoolway.errors import SpoolwayError, is_transient
+from spoolway.operations import (
+    Operation,
+    StorageCheck,
+    check_from_proto,
+    operation_from_proto,
+)
 from spoolway.snapshot import JobSnapshot, snapshot_from_proto
 from spoolway.storage import (
     ProviderType,
@@ -29,12 +39,18 @@ from spoolway.token import NewToken, Role, Token, role_to_proto, token_from_prot
 from spoolway.v1 import storage_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from grpc import aio
+
     from spoolway.channel import AdminStub
 
 __all__ = ["AdminClient", "Purged", "SpoolerSession", "SpoolerState", "SyncAdminClient"]
 
+_Message = TypeVar("_Message", bound=Message)
+
 _LONGEST_PAGE = 1_000
 _TEST_S = 300.0
+_WATCH_AGAIN_S = 1.0
+"""Before a watch that broke off is opened again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +258,73 @@ class AdminClient(Caller):
         request = pb.GetStorageStatsRequest(name=name)
         return stats_from_proto(await self._call(self._admin.GetStorageStats, request))
 
+    async def copy_storage(self, source: str, target: str) -> Operation:
+        """Begin to copy all backends of an inactive storage into another one, and to turn them to it.
+
+        Ids, states, results and the order are kept. `watch_operation` tells how it goes.
+
+        Raises:
+            FailedPreconditionError: the source is active, the target has jobs of one of the backends, or
+                another operation works on one of them.
+        """
+        request = pb.CopyStorageRequest(source=source, target=target)
+        return operation_from_proto((await self._call(self._admin.CopyStorage, request)).operation)
+
+    async def check_storage(
+        self, name: str, *, repair: bool = False, verify_checksums: bool = False
+    ) -> AsyncGenerator[StorageCheck, None]:
+        """Look through a storage, job by job; each step has what was found since the one before.
+
+        Args:
+            name: Of the storage.
+            repair: Mend what can be mended.
+            verify_checksums: Read all contents and results to their end, and compare their SHA-256.
+        """
+        request = pb.CheckStorageRequest(name=name, repair=repair, verify_checksums=verify_checksums)
+        async with aclosing(self._stream(self._admin.CheckStorage, request)) as steps:
+            async for step in steps:
+                yield check_from_proto(step)
+
+    async def operations(self) -> list[Operation]:
+        """All operations, the newest first; they are kept for 30 days after their end."""
+        found: list[Operation] = []
+        request = pb.ListOperationsRequest(page_size=_LONGEST_PAGE)
+        while True:
+            page = await self._call(self._admin.ListOperations, request)
+            found += map(operation_from_proto, page.operations)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def operation(self, operation_id: str) -> Operation:
+        """One operation as it is now."""
+        request = pb.GetOperationRequest(name=operation_id)
+        return operation_from_proto((await self._call(self._admin.GetOperation, request)).operation)
+
+    async def watch_operation(self, operation_id: str) -> AsyncGenerator[Operation, None]:
+        """An operation as it is, and each time that it has changed, until it has ended.
+
+        It goes on through restarts of the server, like the operation.
+        """
+        request = pb.WatchOperationRequest(name=operation_id)
+        while True:
+            try:
+                async with aclosing(self._stream(self._admin.WatchOperation, request)) as messages:
+                    async for message in messages:
+                        operation = operation_from_proto(message.operation)
+                        yield operation
+                        if not operation.is_running:
+                            return
+            except SpoolwayError as error:
+                if not is_transient(error):
+                    raise
+                await asyncio.sleep(_WATCH_AGAIN_S)
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        """Have an operation end as soon as it can. Safe to repeat."""
+        request = pb.CancelOperationRequest(name=operation_id)
+        return operation_from_proto((await self._call(self._admin.CancelOperation, request)).operation)
+
     async def provider_types(self) -> list[ProviderType]:
         """The types of storage that the server can hold, by name."""
         answer = await self._call(self._admin.ListProviderTypes, pb.ListProviderTypesRequest())
@@ -398,6 +481,17 @@ class AdminClient(Caller):
         answer = await self._call(self._admin.RevokeToken, pb.RevokeTokenRequest(name=token_id))
         return token_from_proto(answer.token)
 
+    async def _stream(
+        self, method: "aio.UnaryStreamMultiCallable[Any, _Message]", request: Any
+    ) -> AsyncGenerator[_Message, None]:
+        connection = self._connection()
+        call = connection.open(method, request)
+        try:
+            while (message := await connection.read(call)) is not None:
+                yield message
+        finally:
+            call.cancel()
+
     @property
     def _admin(self) -> "AdminStub":
         return self._connection().admin
@@ -485,6 +579,33 @@ class SyncAdminClient(SyncCaller):
     def storage_stats(self, name: str) -> StorageStats:
         """What lies in a storage; see AdminClient.storage_stats."""
         return thread.run(self._client.storage_stats(name))
+
+    def copy_storage(self, source: str, target: str) -> Operation:
+        """Begin to copy a storage into another one; see AdminClient.copy_storage."""
+        return thread.run(self._client.copy_storage(source, target))
+
+    def check_storage(
+        self, name: str, *, repair: bool = False, verify_checksums: bool = False
+    ) -> Iterator[StorageCheck]:
+        """Look through a storage; see AdminClient.check_storage."""
+        steps = self._client.check_storage(name, repair=repair, verify_checksums=verify_checksums)
+        return thread.iterate(steps)
+
+    def operations(self) -> list[Operation]:
+        """All operations; see AdminClient.operations."""
+        return thread.run(self._client.operations())
+
+    def operation(self, operation_id: str) -> Operation:
+        """One operation; see AdminClient.operation."""
+        return thread.run(self._client.operation(operation_id))
+
+    def watch_operation(self, operation_id: str) -> Iterator[Operation]:
+        """An operation until it has ended; see AdminClient.watch_operation."""
+        return thread.iterate(self._client.watch_operation(operation_id))
+
+    def cancel_operation(self, operation_id: str) -> Operation:
+        """Have an operation end; see AdminClient.cancel_operation."""
+        return thread.run(self._client.cancel_operation(operation_id))
 
     def provider_types(self) -> list[ProviderType]:
         """The types of storage that the server can hold; see AdminClient.provider_types."""

@@ -77,6 +77,9 @@ _ADMIN_SAFE_TO_REPEAT = (
     "RevokeSpooler",
     "ListTokens",
     "RevokeToken",
+    "GetOperation",
+    "ListOperations",
+    "CancelOperation",
 )
 _SERVICE = "spoolway.v1.JobService"
 _ADMIN_SERVICE = "spoolway.v1.StorageAdmin"

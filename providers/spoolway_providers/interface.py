@@ -7,8 +7,9 @@ outcome is unknown) and `Corrupt`; others are named. Run `conformance.ProviderCo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import msgspec
@@ -430,6 +431,21 @@ class Provider(ABC):
     @abstractmethod
     async def repair(self, limit: int = 1000) -> list[Finding]:
         """Redo what a crash left half done and sweep what is too old. Safe beside traffic; idempotent."""
+
+    async def back_up(self, target: Path, on_progress: Callable[[int, int], None]) -> int:
+        """Copy all of the storage as it is at one moment into a new file; also if it is not open.
+
+        Who works on it meanwhile is not held up. The file has its name once it is whole, checked and on the
+        disk. `on_progress` is told how much is done, and of how much, in any thread.
+
+        Returns:
+            The size of the file in bytes.
+
+        Raises:
+            NotFound: there is nothing yet.
+            OSError: the file can't be written, or is there already.
+        """
+        raise Unsupported("this type of storage has no backup of its own; use the means of its system")
 
     @abstractmethod
     async def probe(self) -> list[Step]:

@@ -77,7 +77,8 @@ class AddedStorages:
             for record in records.values():
                 if record != self._records.get(record.name):
                     self._take(record)
-            self._storages.route(routes.backends if routes else {})
+            routes = routes or Routes()
+            self._storages.route(routes.backends, routes.moving)
 
     def _take(self, record: StorageRecord) -> None:
         if record.name in self._declared:

@@ -27,10 +27,12 @@ from spoolway_server.catalog import Catalog, StorageRecord
 from spoolway_server.catalog.opening import make_catalog
 from spoolway_server.clock import Clock
 from spoolway_server.config import Config, StorageSettings, is_loopback
+from spoolway_server.copying import COPY, Copying
 from spoolway_server.following import Following
 from spoolway_server.guard import Context, add_guarded
 from spoolway_server.jobs import Jobs
 from spoolway_server.metrics import Metrics, measured
+from spoolway_server.operations import Operations
 from spoolway_server.policies import Policies
 from spoolway_server.purges import Purges
 from spoolway_server.roster import Roster
@@ -109,6 +111,8 @@ class SpoolwayServer:
             if config.auth.mode == "tokens"
             else LoopbackAuthenticator()
         )
+        copying = Copying(self.storages, self.added, self.catalog, clock)
+        self.operations = Operations(self.catalog, clock, {COPY: copying})
         self.spoolers = Spoolers(self.storages, _timing(config), clock)
         limits = config.limits
         upload_limits = UploadLimits(
@@ -133,6 +137,8 @@ class SpoolwayServer:
             policies=Policies(self.storages),
             purges=Purges(self.storages),
             roster=Roster(self.storages, self.spoolers),
+            operations=self.operations,
+            copying=copying,
             audit=self.audit,
             tokens=self.tokens,
             clock=clock,
@@ -183,6 +189,7 @@ class SpoolwayServer:
         await self.storages.start()
         await self.following.start()
         await self.added.wait_opened()
+        self.operations.start()
         await server.start()
         await self._set_health()
         self._warn_of_strangers()
@@ -193,6 +200,7 @@ class SpoolwayServer:
         await self._begin_drain()
         if self._grpc is not None:
             self._job_service.end_waits()
+            self.operations.end_watches()
             await self._leave_streams(grace_s)
             self._health.ended.set()
             await self._grpc.stop(grace_s)
@@ -200,6 +208,7 @@ class SpoolwayServer:
         await self.metrics_port.stop()
         await self.following.stop()
         await self.tokens.stop()
+        await self.operations.stop()
         await self.added.stop()
         await self.storages.stop()
         await self.catalog.close()

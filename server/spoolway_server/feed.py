@@ -175,6 +175,11 @@ class Feed:
         for subscription in self._subscriptions():
             subscription.end()
 
+    def dismiss(self) -> None:
+        """Tell all who watch now to begin anew."""
+        for subscription in self._subscriptions():
+            subscription.end()
+
     def _subscriptions(self) -> set[Subscription]:
         return {*self._everything, *(s for group in self._by_key.values() for s in group)}
 

@@ -280,7 +280,7 @@ class Jobs:
                     cursor=cursor,
                 ),
             )
-            jobs += page.jobs
+            jobs += [job for job in page.jobs if self._storages.is_home(storage, job.key.backend)]
             if page.cursor:
                 token = {"storage": storage.name, "cursor": page.cursor, "filter": filter_hash}
                 return jobs, encode_token(token)

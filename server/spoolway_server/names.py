@@ -125,6 +125,14 @@ def lease_token(value: str, *, field: str = "lease_token") -> str:
     return value
 
 
+def operation_id(value: str, *, field: str = "name") -> str:
+    """The id of an operation, from it or operations/{operation}."""
+    short = value.removeprefix("operations/")
+    if not _LEASE_TOKEN.fullmatch(short):
+        raise _invalid("OPERATION_NAME_INVALID", field, "an operation's id is 32 lower-case hex digits")
+    return short
+
+
 def session_id(value: str, *, field: str = "session") -> str:
     """The id of a spooler's session."""
     if not _LEASE_TOKEN.fullmatch(value):

@@ -63,6 +63,12 @@ _TABLE: dict[str, frozenset[str]] = {
             "FailHeldJob",
             "ListSpoolers",
             "RevokeSpooler",
+            "CopyStorage",
+            "CheckStorage",
+            "GetOperation",
+            "ListOperations",
+            "WatchOperation",
+            "CancelOperation",
         ),
         _OPERATORS,
     ),
@@ -92,6 +98,8 @@ _LASTING = frozenset(
         "NextJob",
         "ReadContent",
         "UploadResult",
+        "CheckStorage",
+        "WatchOperation",
     )
 )
 """Streams and waits: ended once their caller is shut out. The others are over in a moment."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 
 import grpc
 
@@ -26,6 +27,7 @@ class Storages:
         self.on_health_change: Callable[[], None] = lambda: None
         """Called when a storage's health turns, or there is one more or less."""
         self._routes: Mapping[str, str] = {}
+        self._moving: frozenset[str] = frozenset()
         self._found: dict[str, Storage] = {}
         for storage in self.by_name.values():
             storage.on_health_change = self._health_changed
@@ -47,11 +49,32 @@ class Storages:
         self._health_changed()
         return storage
 
-    def route(self, routes: Mapping[str, str]) -> None:
-        """From now on these backends lie in these storages, whatever else holds a backend of that name."""
+    def route(self, routes: Mapping[str, str], moving: Iterable[str] = ()) -> None:
+        """From now on these backends lie in these storages, whatever else holds a backend of that name.
+
+        Those of `moving` are just about to turn to another storage: none has them meanwhile.
+        """
+        self._moving = frozenset(moving)
         if routes != self._routes:
+            turned = {name for name, storage in routes.items() if self._routes.get(name) != storage}
             self._routes = dict(routes)
             self._found.clear()
+            for storage in self.by_name.values():
+                self._let_go(storage, {name for name in turned if routes[name] != storage.name})
+
+    @staticmethod
+    def _let_go(storage: Storage, gone: set[str]) -> None:
+        """Backends have turned away from a storage: who serves or watches them there is to look anew."""
+        sessions = [one for one in storage.leases.sessions.values() if gone & set(one.backends)]
+        for session in sessions:
+            session.end("BACKEND_MOVED")
+        if gone:
+            storage.feed.dismiss()
+
+    def is_home(self, storage: Storage, backend: str) -> bool:
+        """Whether the jobs of a backend in this storage are those that count: else they were copied away."""
+        routed = self.by_name.get(self._routes.get(backend, ""))
+        return routed is None or routed is storage
 
     def _health_changed(self) -> None:
         self.on_health_change()
@@ -92,6 +115,14 @@ class Storages:
         return storage, backend
 
     async def _find(self, name: str, field: str) -> tuple[Storage, Backend]:
+        if name in self._moving:
+            raise ServiceError(
+                grpc.StatusCode.UNAVAILABLE,
+                "BACKEND_MOVING",
+                f"backend {name} is being moved to another storage; try again in some seconds",
+                retry_after=timedelta(seconds=2),
+                field=field,
+            )
         storage = self._found.get(name)
         if storage is not None:
             try:
@@ -142,7 +173,10 @@ class Storages:
             page = await storage.provider.find(Query(id=job_id, limit=2))
         if len(page.jobs) != 1:
             raise job_not_found(name, field=field)
-        return storage, page.jobs[0].key
+        key = page.jobs[0].key
+        if not self.is_home(storage, key.backend):
+            storage, _ = await self.find_backend(key.backend, field=field)
+        return storage, key
 
     async def home_of(self, key: JobKey) -> Storage:
         """The storage of a job, if it can be used."""

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -121,7 +121,7 @@ class Watching:
             if not self._storages.usable():
                 self._storages.default.require_usable()
         return [
-            _Watcher(storage, caller, keys, backend, cursors.get(storage.name, ""))
+            _Watcher(storage, caller, keys, backend, cursors.get(storage.name, ""), self._storages.is_home)
             for storage, keys in groups.items()
         ]
 
@@ -140,9 +140,16 @@ class _Watcher:
     """One watcher's view of one storage."""
 
     def __init__(
-        self, storage: Storage, caller: Principal, keys: Sequence[JobKey], backend: str, cursor: str
+        self,
+        storage: Storage,
+        caller: Principal,
+        keys: Sequence[JobKey],
+        backend: str,
+        cursor: str,
+        is_home: Callable[[Storage, str], bool],
     ) -> None:
         self.storage = storage
+        self.is_home = is_home
         self.cursor = cursor
         """Everything up to here has been told to the watcher."""
         self._keys = keys
@@ -280,7 +287,10 @@ async def _changes(watchers: "list[_Watcher]") -> AsyncGenerator[JobEvent, None]
 def _event(watcher: _Watcher, news: _News, watchers: "list[_Watcher]") -> JobEvent:
     # Only now: a resume token never covers what was read but not told yet.
     watcher.cursor = news.cursor
-    return JobEvent(news.jobs, news.deleted, _token_of(watchers), snapshot=news.snapshot)
+    # Of a backend that was copied away the copy counts.
+    jobs = [job for job in news.jobs if watcher.is_home(watcher.storage, job.key.backend)]
+    deleted = [key for key in news.deleted if watcher.is_home(watcher.storage, key.backend)]
+    return JobEvent(jobs, deleted, _token_of(watchers), snapshot=news.snapshot)
 
 
 def _is_awaited(job: Job, etag: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from spoolway import (
     AdminClient,
     EtagMismatchError,
+    FailedPreconditionError,
     InvalidArgumentError,
     JobClient,
     NotFoundError,
@@ -51,6 +52,43 @@ async def test_storages_are_listed_and_tested(admin: AdminClient) -> None:
     assert (storage.name, storage.type, storage.serving, storage.is_default) == ("main", "memory", True, True)
     assert test.passed
     assert [step.name for step in test.steps] == ["write"]
+
+
+async def test_a_storage_is_copied_and_checked(tmp_path: Path, admin: AdminClient) -> None:
+    """The copy is an operation, watched to its end; the check tells how far it is."""
+    for name in ("from", "to"):
+        await admin.add_storage(name, "sqlite", {"path": str(tmp_path / f"{name}.sqlite")})
+    with pytest.raises(FailedPreconditionError) as active:
+        await admin.copy_storage("from", "to")
+    await admin.deactivate_storage("from")
+
+    begun = await admin.copy_storage("from", "to")
+    seen = [operation async for operation in admin.watch_operation(begun.id)]
+    steps = [step async for step in admin.check_storage("to", repair=True, verify_checksums=True)]
+
+    assert active.value.reason == "STORAGE_ACTIVE"
+    assert (begun.type, begun.source, begun.target, begun.creator) == ("COPY", "from", "to", "ada")
+    assert (seen[-1].state, seen[-1].is_running, seen[-1].end_time is None) == ("DONE", False, False)
+    assert await admin.operation(begun.id) == seen[-1]
+    assert await admin.operations() == [seen[-1]]
+    assert (await admin.cancel_operation(begun.id)).state == "DONE"
+    assert [(step.findings, step.checked_jobs, step.total_jobs) for step in steps] == [((), 0, 0)] * 2
+    with pytest.raises(NotFoundError):
+        await admin.operation("0" * 32)
+
+
+def test_the_blocking_client_copies_and_checks(tmp_path: Path) -> None:
+    """Each of its methods is the other's."""
+    with serving_in_thread() as address, SyncAdminClient(address, user="ada") as admin:
+        for name in ("from", "to"):
+            admin.add_storage(name, "sqlite", {"path": str(tmp_path / f"{name}.sqlite")})
+        admin.deactivate_storage("from")
+        begun = admin.copy_storage("from", "to")
+        last = list(admin.watch_operation(begun.id))[-1]
+
+        assert admin.operations() == [last] == [admin.operation(begun.id)]
+        assert admin.cancel_operation(begun.id) == last
+        assert [step.findings for step in admin.check_storage("to")] == [()]
 
 
 async def test_a_backend_is_paused_and_resumed(admin: AdminClient) -> None:

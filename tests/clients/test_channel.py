@@ -17,12 +17,15 @@ NEVER_REPEATED = {
     "ReadContent",
     "UploadContent",
     "UploadResult",
+    "WatchOperation",
+    "CheckStorage",
     "NextJob",
     # A repeat finds its own work done, and fails: the caller looks first.
     "CreateStorage",
     "CreateToken",
     "UpdateStorage",
     "DeleteStorage",
+    "CopyStorage",
     # What may have been done already is to be told, not done again.
     "TestStorage",
     "RetryJob",

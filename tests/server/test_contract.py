@@ -13,13 +13,7 @@ MISSING = {
     "JobService": frozenset({"UnregisterBackend"}),
     "StorageAdmin": frozenset(
         {
-            "CopyStorage",
             "ImportStorage",
-            "GetOperation",
-            "ListOperations",
-            "WatchOperation",
-            "CancelOperation",
-            "CheckStorage",
             "ListAuditEvents",
         }
     ),
@@ -69,7 +63,8 @@ def test_every_call_is_served(service: str) -> None:
     """Every call of a proto has a method of ours: none is left to answer UNIMPLEMENTED."""
     ours = {"JobService": JobService, "StorageAdmin": StorageAdmin}[service]
 
-    assert {method.name for method in SERVICES[service].methods} <= set(vars(ours))
+    served = {name for one in ours.__mro__ if "spoolway_server" in one.__module__ for name in vars(one)}
+    assert {method.name for method in SERVICES[service].methods} <= served
 
 
 @pytest.mark.parametrize("service", CONTRACT)

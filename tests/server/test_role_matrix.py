@@ -146,13 +146,22 @@ ADMIN_CALLS = {
     "FailHeldJob": Call(OPERATORS, lambda job: admin.FailHeldJobRequest(name=job)),
     "ListSpoolers": Call(OPERATORS, lambda _: admin.ListSpoolersRequest()),
     "RevokeSpooler": Call(OPERATORS, lambda _: admin.RevokeSpoolerRequest(session=LEASE)),
+    "CopyStorage": Call(OPERATORS, lambda _: admin.CopyStorageRequest(source="main", target="nowhere")),
+    "CheckStorage": Call(OPERATORS, lambda _: admin.CheckStorageRequest(name="main")),
+    "GetOperation": Call(OPERATORS, lambda _: admin.GetOperationRequest(name=LEASE)),
+    "ListOperations": Call(OPERATORS, lambda _: admin.ListOperationsRequest()),
+    "WatchOperation": Call(OPERATORS, lambda _: admin.WatchOperationRequest(name=LEASE)),
+    "CancelOperation": Call(OPERATORS, lambda _: admin.CancelOperationRequest(name=LEASE)),
     "CreateToken": Call(ADMINS, lambda _: admin.CreateTokenRequest(user="eve", role=admin.ROLE_ADMIN)),
     "ListTokens": Call(ADMINS, lambda _: admin.ListTokensRequest()),
     "RevokeToken": Call(ADMINS, lambda _: admin.RevokeTokenRequest(name="0" * 16)),
 }
 CALLS = {**JOB_CALLS, **ADMIN_CALLS}
 """Every call; a new one gets its row here and in spoolway_server/permissions.py."""
-FINDS_NOTHING = {"RevokeToken", "RevokeSpooler", "GetUpload"}
+FINDS_NOTHING = {
+    *("RevokeToken", "RevokeSpooler", "GetUpload"),
+    *("CopyStorage", "GetOperation", "WatchOperation", "CancelOperation"),
+}
 """Calls that are let in here and then look for what is not there."""
 
 

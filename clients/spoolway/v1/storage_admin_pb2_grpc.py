@@ -86,6 +86,36 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.TestStorageRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.TestStorageResponse.FromString,
                 _registered_method=True)
+        self.CopyStorage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/CopyStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageResponse.FromString,
+                _registered_method=True)
+        self.CheckStorage = channel.unary_stream(
+                '/spoolway.v1.StorageAdmin/CheckStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CheckStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CheckStorageResponse.FromString,
+                _registered_method=True)
+        self.GetOperation = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/GetOperation',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.GetOperationRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.GetOperationResponse.FromString,
+                _registered_method=True)
+        self.ListOperations = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ListOperations',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListOperationsRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListOperationsResponse.FromString,
+                _registered_method=True)
+        self.WatchOperation = channel.unary_stream(
+                '/spoolway.v1.StorageAdmin/WatchOperation',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.WatchOperationRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.WatchOperationResponse.FromString,
+                _registered_method=True)
+        self.CancelOperation = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/CancelOperation',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CancelOperationRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CancelOperationResponse.FromString,
+                _registered_method=True)
         self.ListProviderTypes = channel.unary_unary(
                 '/spoolway.v1.StorageAdmin/ListProviderTypes',
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListProviderTypesRequest.SerializeToString,
@@ -231,6 +261,58 @@ class StorageAdminServicer(object):
     def TestStorage(self, request, context):
         """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
         again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyStorage(self, request, context):
+        """Copies all backends of a storage, with jobs of every state, results and keys, into another one, and turns the
+        backends to it; ids are kept, and the order. The source must be inactive; what still runs there is waited for.
+        At the end the backends are UNAVAILABLE (BACKEND_MOVING) for some seconds. What lies in the source stays there,
+        and counts no more. Answers at once with an operation that any server carries on, also after a kill.
+
+        Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (STORAGES_SAME, NOT_SUPPORTED_BY_STORAGE),
+        FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
+        backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckStorage(self, request, context):
+        """Looks through a storage, and streams what it finds and how far it is; on request it repairs what can be
+        repaired. The server closes the stream at the end. Safe beside traffic, and to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOperation(self, request, context):
+        """One operation. NOT_FOUND (OPERATION_NOT_FOUND) also 30 days after its end. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperations(self, request, context):
+        """All operations, the newest first. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchOperation(self, request, context):
+        """One operation as it is, and again whenever it has changed, each few seconds at least; the server closes the
+        stream once it has ended. UNAVAILABLE (DRAINING) if the server stops before: watch on elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelOperation(self, request, context):
+        """Has an operation end as soon as it can, within the batch that it is at. What it did by then stays, but no
+        backend has turned. One that has ended stays as it is. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -413,6 +495,36 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     servicer.TestStorage,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.TestStorageRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.TestStorageResponse.SerializeToString,
+            ),
+            'CopyStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageResponse.SerializeToString,
+            ),
+            'CheckStorage': grpc.unary_stream_rpc_method_handler(
+                    servicer.CheckStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CheckStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CheckStorageResponse.SerializeToString,
+            ),
+            'GetOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOperation,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.GetOperationRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.GetOperationResponse.SerializeToString,
+            ),
+            'ListOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperations,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListOperationsRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListOperationsResponse.SerializeToString,
+            ),
+            'WatchOperation': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOperation,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.WatchOperationRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.WatchOperationResponse.SerializeToString,
+            ),
+            'CancelOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOperation,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CancelOperationRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CancelOperationResponse.SerializeToString,
             ),
             'ListProviderTypes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListProviderTypes,
@@ -752,6 +864,168 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/TestStorage',
             spoolway_dot_v1_dot_storage__admin__pb2.TestStorageRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.TestStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/CopyStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/CheckStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.CheckStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.CheckStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/GetOperation',
+            spoolway_dot_v1_dot_storage__admin__pb2.GetOperationRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.GetOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ListOperations',
+            spoolway_dot_v1_dot_storage__admin__pb2.ListOperationsRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ListOperationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/WatchOperation',
+            spoolway_dot_v1_dot_storage__admin__pb2.WatchOperationRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.WatchOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/CancelOperation',
+            spoolway_dot_v1_dot_storage__admin__pb2.CancelOperationRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.CancelOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,32 @@ class StorageAdminStub:
     """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
     again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
     """
+    CopyStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.CopyStorageRequest, _storage_admin_pb2.CopyStorageResponse]
+    """Copies all backends of a storage, with jobs of every state, results and keys, into another one, and turns the
+    backends to it; ids are kept, and the order. The source must be inactive; what still runs there is waited for.
+    At the end the backends are UNAVAILABLE (BACKEND_MOVING) for some seconds. What lies in the source stays there,
+    and counts no more. Answers at once with an operation that any server carries on, also after a kill.
+
+    Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (STORAGES_SAME, NOT_SUPPORTED_BY_STORAGE),
+    FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
+    backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
+    """
+    CheckStorage: _grpc.UnaryStreamMultiCallable[_storage_admin_pb2.CheckStorageRequest, _storage_admin_pb2.CheckStorageResponse]
+    """Looks through a storage, and streams what it finds and how far it is; on request it repairs what can be
+    repaired. The server closes the stream at the end. Safe beside traffic, and to repeat.
+    """
+    GetOperation: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.GetOperationRequest, _storage_admin_pb2.GetOperationResponse]
+    """One operation. NOT_FOUND (OPERATION_NOT_FOUND) also 30 days after its end. Safe to repeat."""
+    ListOperations: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListOperationsRequest, _storage_admin_pb2.ListOperationsResponse]
+    """All operations, the newest first. Safe to repeat."""
+    WatchOperation: _grpc.UnaryStreamMultiCallable[_storage_admin_pb2.WatchOperationRequest, _storage_admin_pb2.WatchOperationResponse]
+    """One operation as it is, and again whenever it has changed, each few seconds at least; the server closes the
+    stream once it has ended. UNAVAILABLE (DRAINING) if the server stops before: watch on elsewhere.
+    """
+    CancelOperation: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.CancelOperationRequest, _storage_admin_pb2.CancelOperationResponse]
+    """Has an operation end as soon as it can, within the batch that it is at. What it did by then stays, but no
+    backend has turned. One that has ended stays as it is. Safe to repeat.
+    """
     ListProviderTypes: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListProviderTypesRequest, _storage_admin_pb2.ListProviderTypesResponse]
     """The types of storage that this server can hold, plug-ins included, and what each login consists of."""
     SetBackendPolicy: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.SetBackendPolicyRequest, _storage_admin_pb2.SetBackendPolicyResponse]
@@ -180,6 +206,32 @@ class StorageAdminAsyncStub(StorageAdminStub):
     TestStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.TestStorageRequest, _storage_admin_pb2.TestStorageResponse]  # type: ignore[assignment]
     """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
     again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
+    """
+    CopyStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.CopyStorageRequest, _storage_admin_pb2.CopyStorageResponse]  # type: ignore[assignment]
+    """Copies all backends of a storage, with jobs of every state, results and keys, into another one, and turns the
+    backends to it; ids are kept, and the order. The source must be inactive; what still runs there is waited for.
+    At the end the backends are UNAVAILABLE (BACKEND_MOVING) for some seconds. What lies in the source stays there,
+    and counts no more. Answers at once with an operation that any server carries on, also after a kill.
+
+    Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (STORAGES_SAME, NOT_SUPPORTED_BY_STORAGE),
+    FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
+    backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
+    """
+    CheckStorage: _aio.UnaryStreamMultiCallable[_storage_admin_pb2.CheckStorageRequest, _storage_admin_pb2.CheckStorageResponse]  # type: ignore[assignment]
+    """Looks through a storage, and streams what it finds and how far it is; on request it repairs what can be
+    repaired. The server closes the stream at the end. Safe beside traffic, and to repeat.
+    """
+    GetOperation: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.GetOperationRequest, _storage_admin_pb2.GetOperationResponse]  # type: ignore[assignment]
+    """One operation. NOT_FOUND (OPERATION_NOT_FOUND) also 30 days after its end. Safe to repeat."""
+    ListOperations: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListOperationsRequest, _storage_admin_pb2.ListOperationsResponse]  # type: ignore[assignment]
+    """All operations, the newest first. Safe to repeat."""
+    WatchOperation: _aio.UnaryStreamMultiCallable[_storage_admin_pb2.WatchOperationRequest, _storage_admin_pb2.WatchOperationResponse]  # type: ignore[assignment]
+    """One operation as it is, and again whenever it has changed, each few seconds at least; the server closes the
+    stream once it has ended. UNAVAILABLE (DRAINING) if the server stops before: watch on elsewhere.
+    """
+    CancelOperation: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.CancelOperationRequest, _storage_admin_pb2.CancelOperationResponse]  # type: ignore[assignment]
+    """Has an operation end as soon as it can, within the batch that it is at. What it did by then stays, but no
+    backend has turned. One that has ended stays as it is. Safe to repeat.
     """
     ListProviderTypes: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListProviderTypesRequest, _storage_admin_pb2.ListProviderTypesResponse]  # type: ignore[assignment]
     """The types of storage that this server can hold, plug-ins included, and what each login consists of."""
@@ -349,6 +401,68 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_storage_admin_pb2.TestStorageResponse, _abc.Awaitable[_storage_admin_pb2.TestStorageResponse]]:
         """Goes through what a storage must be able to do, step by step, on documents of its own that it removes
         again; also with a login that is not saved. A failed step is no error of the call: it is in the answer, with advice.
+        """
+
+    @_abc_1.abstractmethod
+    def CopyStorage(
+        self,
+        request: _storage_admin_pb2.CopyStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.CopyStorageResponse, _abc.Awaitable[_storage_admin_pb2.CopyStorageResponse]]:
+        """Copies all backends of a storage, with jobs of every state, results and keys, into another one, and turns the
+        backends to it; ids are kept, and the order. The source must be inactive; what still runs there is waited for.
+        At the end the backends are UNAVAILABLE (BACKEND_MOVING) for some seconds. What lies in the source stays there,
+        and counts no more. Answers at once with an operation that any server carries on, also after a kill.
+
+        Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (STORAGES_SAME, NOT_SUPPORTED_BY_STORAGE),
+        FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
+        backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckStorage(
+        self,
+        request: _storage_admin_pb2.CheckStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_storage_admin_pb2.CheckStorageResponse], _abc.AsyncIterator[_storage_admin_pb2.CheckStorageResponse]]:
+        """Looks through a storage, and streams what it finds and how far it is; on request it repairs what can be
+        repaired. The server closes the stream at the end. Safe beside traffic, and to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOperation(
+        self,
+        request: _storage_admin_pb2.GetOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.GetOperationResponse, _abc.Awaitable[_storage_admin_pb2.GetOperationResponse]]:
+        """One operation. NOT_FOUND (OPERATION_NOT_FOUND) also 30 days after its end. Safe to repeat."""
+
+    @_abc_1.abstractmethod
+    def ListOperations(
+        self,
+        request: _storage_admin_pb2.ListOperationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ListOperationsResponse, _abc.Awaitable[_storage_admin_pb2.ListOperationsResponse]]:
+        """All operations, the newest first. Safe to repeat."""
+
+    @_abc_1.abstractmethod
+    def WatchOperation(
+        self,
+        request: _storage_admin_pb2.WatchOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_storage_admin_pb2.WatchOperationResponse], _abc.AsyncIterator[_storage_admin_pb2.WatchOperationResponse]]:
+        """One operation as it is, and again whenever it has changed, each few seconds at least; the server closes the
+        stream once it has ended. UNAVAILABLE (DRAINING) if the server stops before: watch on elsewhere.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelOperation(
+        self,
+        request: _storage_admin_pb2.CancelOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.CancelOperationResponse, _abc.Awaitable[_storage_admin_pb2.CancelOperationResponse]]:
+        """Has an operation end as soon as it can, within the batch that it is at. What it did by then stays, but no
+        backend has turned. One that has ended stays as it is. Safe to repeat.
         """
 
     @_abc_1.abstractmethod

@@ -217,6 +217,13 @@ class LocalProvider(SqliteProvider):
         await self._wait_for_files()
         return findings
 
+    async def back_up(self, target: Path, on_progress: Callable[[int, int], None]) -> int:
+        """See the interface: a folder is not one file."""
+        raise Unsupported(
+            "a folder is copied by the means of its system, and its index made anew from the files; or copy "
+            "the storage into one of type sqlite"
+        )
+
     async def probe(self) -> list[Step]:
         """See the interface."""
         steps = await super().probe()

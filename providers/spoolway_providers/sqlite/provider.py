@@ -1,5 +1,6 @@
 """The provider: each method hands its work to the writing or a reading thread."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from spoolway_providers.interface import (
 )
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Session
 from spoolway_providers.sqlite import adopting, backends, blobs, care, jobs, queries, sessions
+from spoolway_providers.sqlite.backup import back_up
 from spoolway_providers.sqlite.documents import CAPABILITIES
 from spoolway_providers.sqlite.engine import Engine
 from spoolway_providers.sqlite.submit import submit
@@ -72,6 +74,7 @@ class SqliteProvider(Provider):
             time_limit: After which a call ends, whatever the disk does.
             busy_timeout: How long to wait for other processes' transactions.
         """
+        self._path = path
         self._capabilities = msgspec.structs.replace(CAPABILITIES, wakes=watches)
         self._engine = Engine(
             path, clock=clock, watches=watches, time_limit=time_limit, busy_timeout=busy_timeout
@@ -216,6 +219,10 @@ class SqliteProvider(Provider):
     async def repair(self, limit: int = 1000) -> list[Finding]:
         """See the interface."""
         return await self._engine.write(_repair, limit)
+
+    async def back_up(self, target: Path, on_progress: Callable[[int, int], None]) -> int:
+        """See the interface."""
+        return await asyncio.to_thread(back_up, self._path, target, on_progress)
 
     async def probe(self) -> list[Step]:
         """See the interface."""

@@ -13,6 +13,7 @@ from spoolway_server.catalog.interface import (
 )
 from spoolway_server.catalog.model import (
     AuditEvent,
+    OperationRecord,
     Record,
     Routes,
     Sealed,
@@ -29,6 +30,7 @@ __all__ = [
     "CatalogConflict",
     "CatalogCorrupt",
     "CatalogUnavailable",
+    "OperationRecord",
     "Record",
     "Routes",
     "Sealed",

@@ -8,6 +8,7 @@ import msgspec
 
 __all__ = [
     "AuditEvent",
+    "OperationRecord",
     "Record",
     "Routes",
     "Sealed",
@@ -122,11 +123,56 @@ class Routes(Record, frozen=True, kw_only=True):
     KEY: ClassVar[str] = "routes"
     backends: Mapping[str, str] = {}
     """Storage by backend."""
+    moving: Mapping[str, str] = {}
+    """Operation by backend: those that are just about to turn, and so are UNAVAILABLE."""
 
     @property
     def key(self) -> str:
         """There is one record of this kind."""
         return self.KEY
+
+
+class OperationRecord(Record, frozen=True, kw_only=True):
+    """Work that takes long: any process goes on with it where another has left it."""
+
+    kind: ClassVar[str] = "operation"
+    id: str
+    type: str
+    """Whose work it is, such as COPY."""
+    source: str
+    """What it reads: a storage's name, or in words what else."""
+    target: str
+    """The storage that it writes to."""
+    options: Mapping[str, str] = {}
+    """What it was asked for besides."""
+    backends: tuple[str, ...] = ()
+    """What it is about, as far as that was known at its start."""
+    state: str = "RUNNING"
+    """RUNNING, DONE, FAILED or CANCELLED."""
+    is_cancelled: bool = False
+    """Somebody wants it to end."""
+    phase: str = ""
+    """What it does just now, in words."""
+    done: int = 0
+    total: int = 0
+    """Jobs, as far as they are counted; 0: not counted yet."""
+    place: Mapping[str, str] = {}
+    """Where to go on."""
+    runner: str = ""
+    """The process that does it, which stores it anew each few seconds; empty: whoever takes it."""
+    reason: str = ""
+    """Why it FAILED, in UPPER_SNAKE_CASE."""
+    message: str = ""
+    """The same, for people."""
+    created_at: datetime
+    created_by: str
+    updated_at: datetime
+    ended_at: datetime | None = None
+
+    @property
+    def key(self) -> str:
+        """Its id."""
+        return self.id
 
 
 class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):

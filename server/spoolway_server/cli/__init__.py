@@ -19,6 +19,7 @@ from spoolway_server.cli import (
     health,
     jobs,
     keys,
+    operations,
     serve,
     spoolers,
     storages,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 storage_app = typer.Typer(help="Look after one storage.", no_args_is_help=True)
 backend_app = typer.Typer(help="Look after one backend.", no_args_is_help=True)
+operation_app = typer.Typer(help="Look after work that takes long.", no_args_is_help=True)
 spooler_app = typer.Typer(help="Look after the spoolers.", no_args_is_help=True)
 token_app = typer.Typer(help="Look after the access tokens.", no_args_is_help=True)
 admin_app = typer.Typer(help="Set up a server: its first access token, its keys.", no_args_is_help=True)
@@ -72,6 +74,7 @@ app.add_typer(backend_app, name="backend", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(spooler_app, name="spooler", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(token_app, name="token", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(storage_app, name="storage", rich_help_panel=_FOR_OPERATORS)
+app.add_typer(operation_app, name="operation", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(admin_app, name="admin", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(config_app, name="config", rich_help_panel=_FOR_OPERATORS)
 storage_app.command("list")(storages.list_storages)
@@ -82,6 +85,13 @@ storage_app.command("test")(storages.try_storage)
 storage_app.command("activate")(storages.activate)
 storage_app.command("deactivate")(storages.deactivate)
 storage_app.command("delete")(storages.delete)
+storage_app.command("copy")(operations.copy)
+storage_app.command("check")(operations.check)
+storage_app.command("backup")(operations.backup)
+operation_app.command("list")(operations.list_operations)
+operation_app.command("show")(operations.show)
+operation_app.command("watch")(operations.watch)
+operation_app.command("cancel")(operations.cancel)
 backend_app.command("list")(backends.list_backends)
 backend_app.command("show")(backends.show)
 backend_app.command("pause")(backends.pause)

@@ -18,16 +18,19 @@ from spoolway_server.audit import Audit
 from spoolway_server.auth import caller_of
 from spoolway_server.backends import Backends
 from spoolway_server.clock import Clock
+from spoolway_server.copying import Copying
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
 from spoolway_server.jobs import Jobs
 from spoolway_server.names import backend_name, parse_backend_name, session_id, storage_name, user_name
 from spoolway_server.new_logins import LoginChange, checked_login, sign_in_page
+from spoolway_server.operations import Operations
 from spoolway_server.policies import Policies
 from spoolway_server.purges import Purges
 from spoolway_server.roster import Listed, Roster
 from spoolway_server.services.job_service import page_size
 from spoolway_server.services.logins import read_login
+from spoolway_server.services.operations import OperationCalls
 from spoolway_server.services.tokens import TokenCalls
 from spoolway_server.storage import COUNT_LIMIT, Storage
 from spoolway_server.storages import Storages
@@ -41,7 +44,7 @@ _UPDATABLE = ("description", "owner", "login")
 _LOGIN_PATH = re.compile(r"login\.[A-Za-z0-9_]{1,64}")
 
 
-class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
+class StorageAdmin(OperationCalls, storage_admin_pb2_grpc.StorageAdminServicer):
     """The calls of operators; the proto's comments say what each does."""
 
     def __init__(
@@ -54,11 +57,14 @@ class StorageAdmin(storage_admin_pb2_grpc.StorageAdminServicer):
         policies: Policies,
         purges: Purges,
         roster: Roster,
+        operations: Operations,
+        copying: Copying,
         audit: Audit,
         tokens: AccessTokens,
         clock: Clock,
     ) -> None:
         """Translate for these."""
+        super().__init__(storages=storages, operations=operations, copying=copying, audit=audit)
         self._storages = storages
         self._added = added
         self._jobs = jobs
