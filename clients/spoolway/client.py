@@ -191,6 +191,8 @@ class JobClient(Caller):
     ) -> "AsyncIterator[Job]":
         """The caller's jobs, newest first, each with its snapshot.
 
+        Those of a storage that does not answer are missing.
+
         Args:
             backend: Only of this backend.
             states: Only in one of these states.

@@ -292,6 +292,10 @@ class Provider(ABC):
         """Jobs by query, in pages of at most `query.limit`."""
 
     @abstractmethod
+    def cursor_after(self, job: Job) -> str:
+        """The cursor with which `find`, without `due_before`, goes on after any job."""
+
+    @abstractmethod
     async def count(self, query: Query) -> int:
         """How many jobs match, up to `query.limit`; that number means "as many or more"."""
 

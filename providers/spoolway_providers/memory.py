@@ -5,7 +5,7 @@ No method suspends between reading and writing, so each is atomic on its event l
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any, ClassVar, Self
@@ -375,7 +375,11 @@ class MemoryProvider(Provider):
             jobs = [job for job in jobs if (place(job) < at if query.newest_first else place(job) > at)]
         page = jobs[: query.limit]
         more = len(jobs) > len(page)
-        return Page(page, ":".join(map(str, place(page[-1]))) if more and page else "")
+        return Page(page, _cursor_of(place(page[-1])) if more and page else "")
+
+    def cursor_after(self, job: Job) -> str:
+        """See the interface."""
+        return _cursor_of(_by_seq(job))
 
     async def count(self, query: Query) -> int:
         """See the interface."""
@@ -653,6 +657,10 @@ class MemoryProvider(Provider):
 
 def _is_past(job: Job, now: datetime) -> bool:
     return job.due_at is not None and job.due_at <= now
+
+
+def _cursor_of(place: Iterable[int]) -> str:
+    return ":".join(map(str, place))
 
 
 def _by_seq(job: Job) -> tuple[int, ...]:

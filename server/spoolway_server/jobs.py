@@ -9,7 +9,7 @@ import grpc
 import msgspec
 
 from spoolway_providers.errors import Conflict, NotFound, ProviderError, Uncertain
-from spoolway_providers.interface import Page, Query
+from spoolway_providers.interface import Query
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, State
 from spoolway_providers.rules import Cancel, Event, FailHeld, Hold, Retry, Unhold
 from spoolway_server.audit import Audit
@@ -18,11 +18,11 @@ from spoolway_server.documents import LARGE_BYTES, check_document
 from spoolway_server.errors import ServiceError, from_provider_error
 from spoolway_server.explaining import POSITION_LIMIT
 from spoolway_server.leases import Update
+from spoolway_server.listing import ListedJobs, Listing
 from spoolway_server.names import job_name
 from spoolway_server.ownership import any_job, job_not_found, own_job
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
-from spoolway_server.tokens import bad_token, decode_token, encode_token
 from spoolway_server.uploads import PIECE_BYTES, UploadLimits, content_upload_id, read_pieces, verify
 
 __all__ = ["JobRequest", "Jobs", "UploadRef", "result_ref"]
@@ -244,58 +244,21 @@ class Jobs:
         oldest_first: bool,
         page_size: int,
         page_token: str,
-    ) -> tuple[Sequence[Job], str]:
-        """A page of the caller's jobs and the token for the next; storage after storage."""
-        filter_hash = hashlib.sha256(
-            repr((caller.name, backend, sorted(states), sorted(labels.items()), oldest_first)).encode()
-        ).hexdigest()[:16]
-        position = decode_token(page_token, "page_token")
-        if position and position.pop("filter", None) != filter_hash:
-            raise bad_token("page_token", "it belongs to another filter; start again without it")
-        storages = self._storages.usable()
-        if not storages:
-            self._storages.default.require_usable()
+    ) -> ListedJobs:
+        """A page of the caller's jobs, in one order over all storages."""
+        home = None
         if backend:
             home, found = await self._storages.find_backend(backend)
-            storages, backend = [home], found.name
-        at = position.get("storage", "")
-        if at in self._storages.by_name:
-            # Its jobs are not to be passed over.
-            self._storages.by_name[at].require_usable()
-        storages = [storage for storage in storages if storage.name >= at]
-        jobs: list[Job] = []
-        for index, storage in enumerate(storages):
-            storage.require_usable()
-            # The cursor is of one storage's making; that one may be gone by now.
-            cursor = position.get("cursor", "") if storage.name == at else ""
-            page = await self._find(
-                storage,
-                Query(
-                    backend=backend or None,
-                    owner=None if caller.sees_all else caller.name,
-                    states=tuple(states),
-                    labels=labels,
-                    newest_first=not oldest_first,
-                    limit=page_size - len(jobs),
-                    cursor=cursor,
-                ),
-            )
-            jobs += [job for job in page.jobs if self._storages.is_home(storage, job.key.backend)]
-            if page.cursor:
-                token = {"storage": storage.name, "cursor": page.cursor, "filter": filter_hash}
-                return jobs, encode_token(token)
-            if len(jobs) >= page_size and index + 1 < len(storages):
-                token = {"storage": storages[index + 1].name, "cursor": "", "filter": filter_hash}
-                return jobs, encode_token(token)
-        return jobs, ""
-
-    @staticmethod
-    async def _find(storage: Storage, query: Query) -> Page:
-        try:
-            with storage.noting_trouble():
-                return await storage.provider.find(query)
-        except ValueError as error:
-            raise bad_token("page_token", "it is not one of this server's") from error
+            backend = found.name
+        query = Query(
+            backend=backend or None,
+            owner=None if caller.sees_all else caller.name,
+            states=tuple(states),
+            labels=labels,
+            newest_first=not oldest_first,
+            limit=page_size,
+        )
+        return await Listing(self._storages, caller, query, home).page(page_token)
 
     # Change
 

@@ -8,6 +8,7 @@ asked for. Labels come from what exists, methods, storages and backends, never f
 
 import logging
 from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
 from time import perf_counter
 from typing import Any, cast
 
@@ -239,7 +240,7 @@ class _Measured:
     def __init__(self, provider: Provider, metrics: StorageMetrics) -> None:
         self._provider = provider
         for name in Provider.__abstractmethods__ - _UNMEASURED:
-            if callable(getattr(Provider, name)):
+            if iscoroutinefunction(getattr(Provider, name)):
                 setattr(self, name, _timed(provider, name, metrics))
 
     def __getattr__(self, name: str) -> Any:

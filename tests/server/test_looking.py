@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
+from spoolway_providers.errors import Unavailable
 from tests.server.conftest import StartLab, StartSpooler
 from tests.server.fake_spooler import FakeSpooler
 from tests.server.lab import Caller, Lab, outcomes_of, state_of, states_of
@@ -313,18 +314,50 @@ async def test_labels_are_words_whatever_is_in_them(alice: Caller, label: str) -
 
 
 @pytest.mark.parametrize("oldest_first", [False, True])
-async def test_a_list_goes_over_all_storages(start_lab: StartLab, oldest_first: bool) -> None:
-    """Pages go on from storage to storage until every job was listed once."""
+async def test_a_list_goes_over_all_storages_in_one_order(start_lab: StartLab, oldest_first: bool) -> None:
+    """Jobs of several storages are listed by the time of their submit, each once, in pages of any size."""
     lab = await start_lab("main", "second", "third")
     robot, alice = lab.caller("robot"), lab.caller()
-    ids = set()
-    for storage in ("main", "second", "third"):
+    homes = ("main", "second", "third")
+    for storage in homes:
         await robot.register(f"in{storage}", storage=storage)
-        ids |= {(await alice.submit(f"in{storage}")).id for _ in range(4)}
+    ids = [(await alice.submit(f"in{homes[number * number % 3]}")).id for number in range(12)]
+    ids += [(await alice.submit("inthird")).id for _ in range(3)]
 
-    for size in (1, 2, 3, 4, 5, 12):
+    for size in (1, 2, 3, 4, 5, 15):
         pages = await all_pages(alice, page_size=size, oldest_first=oldest_first)
-        listed = [job for page in pages for job in page]
-        assert (len(listed), set(listed)) == (12, ids), size
-        assert all(len(page) <= size for page in pages)
-    assert len(await all_pages(alice, backend="insecond", page_size=3)) == 2
+        assert [job for page in pages for job in page] == (ids if oldest_first else ids[::-1]), size
+        assert all(len(page) == size for page in pages[:-1])
+    assert len(await all_pages(alice, backend="inthird", page_size=3)) == 1
+
+
+async def test_a_list_does_without_a_storage_in_trouble(start_lab: StartLab) -> None:
+    """The jobs of the others are listed, and who is missing is told; once it answers again it goes on."""
+    lab = await start_lab("main", "second")
+    robot, alice = lab.caller("robot"), lab.caller()
+    await robot.register("two", storage="second")
+    await robot.register("one")
+    there = [(await alice.submit("two")).id for _ in range(2)]
+    here = [(await alice.submit("one")).id for _ in range(2)]
+
+    with lab.faults("second").failing(Unavailable("down"), "find"):
+        first = await alice.ListJobs(pb.ListJobsRequest(page_size=1))
+        whole = await all_pages(alice, page_size=1)
+        refused = await refusal(alice.ListJobs(pb.ListJobsRequest(backend="two")))
+    rest = await alice.ListJobs(pb.ListJobsRequest(page_token=first.next_page_token))
+
+    assert list(first.unreachable_storages) == ["second"]
+    assert [job for page in whole for job in page] == here[::-1]
+    assert refused.code is grpc.StatusCode.UNAVAILABLE
+    assert [job.id for job in (*first.jobs, *rest.jobs)] == [*here[::-1], *there[::-1]]
+    assert not rest.unreachable_storages
+
+
+async def test_a_list_names_a_storage_that_was_not_opened_yet(start_lab: StartLab) -> None:
+    """A storage that could not be opened is told like one in trouble."""
+    lab = await start_lab("main", "second")
+    lab.storage("second").opened.clear()
+
+    listed = await lab.caller().ListJobs(pb.ListJobsRequest())
+
+    assert list(listed.unreachable_storages) == ["second"]

@@ -263,7 +263,8 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Jobs by filter, newest first, in pages. Safe to repeat.
+        """Jobs by filter, newest first over all storages, in pages. A storage in trouble hides none of the others: it
+        is named in unreachable_storages. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -78,7 +78,9 @@ class JobServiceStub:
     GetUpload: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetUploadRequest, _job_service_pb2.GetUploadResponse]
     """How much of an upload is stored. NOT_FOUND if nothing is. Safe to repeat."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """Jobs by filter, newest first, in pages. Safe to repeat."""
+    """Jobs by filter, newest first over all storages, in pages. A storage in trouble hides none of the others: it
+    is named in unreachable_storages. Safe to repeat.
+    """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
     """Cancels a job: at once where no spooler has started it, else by asking the spooler. Repeating it, or
     cancelling what has ended, changes nothing and answers the job as it is.
@@ -192,7 +194,9 @@ class JobServiceAsyncStub(JobServiceStub):
     GetUpload: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetUploadRequest, _job_service_pb2.GetUploadResponse]  # type: ignore[assignment]
     """How much of an upload is stored. NOT_FOUND if nothing is. Safe to repeat."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Jobs by filter, newest first, in pages. Safe to repeat."""
+    """Jobs by filter, newest first over all storages, in pages. A storage in trouble hides none of the others: it
+    is named in unreachable_storages. Safe to repeat.
+    """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Cancels a job: at once where no spooler has started it, else by asking the spooler. Repeating it, or
     cancelling what has ended, changes nothing and answers the job as it is.
@@ -369,7 +373,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
-        """Jobs by filter, newest first, in pages. Safe to repeat."""
+        """Jobs by filter, newest first over all storages, in pages. A storage in trouble hides none of the others: it
+        is named in unreachable_storages. Safe to repeat.
+        """
 
     @_abc_1.abstractmethod
     def CancelJob(

@@ -16,6 +16,21 @@ from spoolway_providers.model import Job, JobKey, State
 class QueryConformance(Base):
     """What `find`, `count`, `position` and `next_due` promise, and that no read is torn."""
 
+    @pytest.mark.parametrize("newest_first", [False, True])
+    async def test_cursor_after_any_job_goes_on_there(self, scene: Scene, newest_first: bool) -> None:
+        """A list goes on after any of its jobs, also when others were submitted meanwhile."""
+        for _ in range(5):
+            await scene.submit()
+        query = Query(newest_first=newest_first)
+        jobs = (await scene.provider.find(query)).jobs
+        keys = [job.key for job in jobs]
+        new = await scene.submit()
+
+        for number, job in enumerate(jobs, 1):
+            rest = await scene.provider.find(replace(query, cursor=scene.provider.cursor_after(job)))
+            added = [] if newest_first else [new.key]
+            assert [one.key for one in rest.jobs] == [*keys[number:], *added]
+
     async def test_find_by_field(self, scene: Scene) -> None:
         """Each condition finds its jobs, and several must hold together."""
         await scene.provider.put_config("multiqudit", b"{}", None)

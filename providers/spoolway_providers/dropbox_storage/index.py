@@ -16,7 +16,7 @@ from spoolway_providers.errors import NotFound
 from spoolway_providers.interface import Page, Query
 from spoolway_providers.model import Job, JobKey, State
 
-__all__ = ["Index"]
+__all__ = ["Index", "cursor_after"]
 
 _WAITING = (State.QUEUED, State.HELD)
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -214,6 +214,11 @@ class Index:
             and (query.due_before is None or (job.due_at is not None and job.due_at <= query.due_before))
             and (not query.orphaned or (holder is not None and self._sessions.is_gone(holder.session)))
         )
+
+
+def cursor_after(job: Job) -> str:
+    """The cursor after a job in the order of `seq`."""
+    return msgspec.json.encode(_by_seq(job)).decode()
 
 
 def _by_seq(job: Job) -> _Cursor:

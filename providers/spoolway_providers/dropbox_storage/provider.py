@@ -10,6 +10,7 @@ from typing import Any, Self
 from spoolway_providers.dropbox_storage import blobs, claims, commits, removals, repair, submits
 from spoolway_providers.dropbox_storage.calls import CONNECTIONS, Calls
 from spoolway_providers.dropbox_storage.client import Client, Login
+from spoolway_providers.dropbox_storage.index import cursor_after
 from spoolway_providers.dropbox_storage.names import Layout
 from spoolway_providers.dropbox_storage.office import Office
 from spoolway_providers.dropbox_storage.ownership import Ownership, seconds_awake_or_asleep
@@ -236,6 +237,10 @@ class DropboxProvider(Provider):
         office = self._at_work()
         await office.reader.ensure_for(query)
         return office.tenure.index.find(query)
+
+    def cursor_after(self, job: Job) -> str:
+        """See the interface."""
+        return cursor_after(job)
 
     async def count(self, query: Query) -> int:
         """See the interface."""

@@ -159,6 +159,10 @@ class MongoProvider(Provider):
         """See the interface."""
         return await self._mending(lambda: queries.find(self._connection, query))
 
+    def cursor_after(self, job: Job) -> str:
+        """See the interface."""
+        return queries.cursor_after(job)
+
     async def count(self, query: Query) -> int:
         """See the interface."""
         return await queries.count(self._connection, query)

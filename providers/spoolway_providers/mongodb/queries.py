@@ -15,7 +15,7 @@ from spoolway_providers.mongodb.documents import (
     to_microseconds,
 )
 
-__all__ = ["count", "find", "get", "next_due", "position"]
+__all__ = ["count", "cursor_after", "find", "get", "next_due", "position"]
 
 _OPEN_SESSIONS = [SessionState.LIVE.value, SessionState.REPLACED.value]
 
@@ -47,6 +47,11 @@ async def find(connection: Connection, query: Query) -> Page:
     more = len(rows) > len(page) and page
     cursor = ":".join(str(page[-1][field]) for field in fields) if more else ""
     return Page([job_of(document) for document in page], cursor)
+
+
+def cursor_after(job: Job) -> str:
+    """The cursor after a job in the order of `seq`."""
+    return f"{job.seq}:{job.key.id}"
 
 
 def _after(query: Query, fields: tuple[str, ...]) -> Document | None:

@@ -128,6 +128,10 @@ class SqliteProvider(Provider):
         """See the interface."""
         return await self._engine.read_long(queries.find, query)
 
+    def cursor_after(self, job: Job) -> str:
+        """See the interface."""
+        return queries.cursor_of([job.seq])
+
     async def count(self, query: Query) -> int:
         """See the interface."""
         return await self._engine.read_long(queries.count, query)

@@ -1,6 +1,7 @@
 """Reading jobs. Each function sees one snapshot of the file."""
 
 import sqlite3
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = [
     "PositionAsked",
     "changes",
     "count",
+    "cursor_of",
     "find",
     "get",
     "next_due",
@@ -87,8 +89,13 @@ def find(connection: sqlite3.Connection, query: Query) -> Page:
         (*values, query.limit + 1),
     ).fetchall()
     page = rows[: query.limit]
-    cursor = ":".join(map(str, page[-1][1:])) if len(rows) > len(page) and page else ""
+    cursor = cursor_of(page[-1][1:]) if len(rows) > len(page) and page else ""
     return Page([decode_job(row[0]) for row in page], cursor)
+
+
+def cursor_of(place: Iterable[int]) -> str:
+    """The cursor after a job at this place in the order of `find`."""
+    return ":".join(map(str, place))
 
 
 def count(connection: sqlite3.Connection, query: Query) -> int:

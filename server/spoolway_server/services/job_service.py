@@ -200,7 +200,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         size = page_size(request.page_size)
         while True:
-            jobs, next_token = await self._jobs.list_page(
+            listed = await self._jobs.list_page(
                 self._caller(context),
                 backend=backend_name(request.backend) if request.backend else "",
                 states=[_state(number) for number in request.states],
@@ -209,9 +209,13 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 page_size=size,
                 page_token=request.page_token,
             )
-            first, *rest = as_fits(job_to_proto(job) for job in jobs)
+            first, *rest = as_fits(job_to_proto(job) for job in listed.jobs)
             if not rest:
-                return pb.ListJobsResponse(jobs=first, next_page_token=next_token)
+                return pb.ListJobsResponse(
+                    jobs=first,
+                    next_page_token=listed.next_token,
+                    unreachable_storages=listed.unreachable,
+                )
             # The jobs are longer than usual: a page of as many as fit, with a token that goes on after them.
             size = len(first)
 
