@@ -9,20 +9,25 @@ from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.errors import Conflict, Corrupt, NotFound, Unavailable
 from spoolway_providers.model import BlobRef
 
-__all__ = ["read_blob", "read_whole", "stage"]
+__all__ = ["is_named", "read_blob", "read_whole", "stage"]
 
 _TRIES = 3
 """To read a file that moves meanwhile."""
 
 
-def stage(tenure: Tenure, blob_id: str, offset: int, data: bytes) -> int:
+async def stage(tenure: Tenure, blob_id: str, offset: int, data: bytes) -> int:
     """Write a piece of an upload; see the interface."""
     committed = _committed(tenure, blob_id)
     if committed is None:
-        return tenure.staging.stage(blob_id, offset, data)
+        return await tenure.staging.stage(blob_id, offset, data)
     if offset + len(data) > committed.size:
         raise Conflict(f"blob {blob_id!r} is committed with {committed.size} bytes", committed.size)
     return committed.size
+
+
+def is_named(tenure: Tenure, blob_id: str) -> bool:
+    """Whether a job has named a blob."""
+    return _committed(tenure, blob_id) is not None
 
 
 def _committed(tenure: Tenure, blob_id: str) -> BlobRef | None:

@@ -13,6 +13,7 @@ from spoolway_providers.dropbox_storage.faults import (
     LostAnswer,
     NotDone,
     PathMissing,
+    SessionSpent,
     TooManyRequests,
     TooManyWrites,
 )
@@ -54,12 +55,29 @@ class Calls:
 
     async def read(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A call that changes nothing: again until it is answered; Unavailable if it never is."""
+        return await self._until_answered(self.once, function, *arguments)
+
+    async def prepare(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A write that nobody sees, to an upload session: again until it is answered; Unavailable as above.
+
+        Returns:
+            None too where the session is found to be further by now: it was done, its answer was lost.
+        """
+        return await self._until_answered(self.write, function, *arguments)
+
+    async def _until_answered(self, call: Callable[..., Any], *arguments: Any) -> Any:
         until = self.monotonic() + self.timings.patience_s
         attempt = 0
+        is_doubted = False
         while True:
             try:
-                return await self.once(function, *arguments)
+                return await call(*arguments)
+            except SessionSpent as error:
+                if not is_doubted:
+                    raise unavailable(error) from error
+                return None
             except (NotDone, LostAnswer) as error:
+                is_doubted = is_doubted or isinstance(error, LostAnswer)
                 wait_s = self.backoff_s(attempt, error)
                 if self.monotonic() + wait_s >= until:
                     raise unavailable(error) from error

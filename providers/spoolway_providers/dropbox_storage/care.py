@@ -90,7 +90,7 @@ class Care:
         since = min(tenure.misplaced.values(), default=now)
         if now - since >= tenure.timings.place_after_s:
             await self._place(list(tenure.misplaced))
-        if tenure.garbage and now - self._garbage_at >= GARBAGE_EVERY_S:
+        if (tenure.garbage or tenure.staging.rubbish) and now - self._garbage_at >= GARBAGE_EVERY_S:
             self._garbage_at = now
             await self._clear()
         if self._snapshots.is_due:
@@ -159,6 +159,7 @@ class Care:
         )
         failed = [path for path, o in zip(paths, outcomes, strict=True) if isinstance(o, ProviderError)]
         tenure.garbage.update(failed)
+        await tenure.staging.clear()
 
     def _entries(self, keys: Iterable[JobKey]) -> list[Entry]:
         entries = self._tenure.index.entries

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,17 @@ from spoolway_providers.dropbox_storage.faults import (
     route_error,
 )
 
-__all__ = ["ADD", "OVERWRITE", "Client", "Commit", "FileInfo", "Login", "Page", "content_hash"]
+__all__ = [
+    "ADD",
+    "OVERWRITE",
+    "Client",
+    "Commit",
+    "ContentHasher",
+    "FileInfo",
+    "Login",
+    "Page",
+    "content_hash",
+]
 
 ADD = "add"
 OVERWRITE = "overwrite"
@@ -237,12 +247,26 @@ class Client:
         ]
 
 
-def content_hash(pieces: Iterable[bytes]) -> str:
-    """The hash by which Dropbox tells what is in a file."""
-    hasher = hashing.DropboxContentHasher()
-    for piece in pieces:
-        hasher.update(piece)
-    return str(hasher.hexdigest())
+class ContentHasher:
+    """The hash by which Dropbox tells what is in a file, piece by piece."""
+
+    def __init__(self) -> None:
+        self._hasher = hashing.DropboxContentHasher()
+
+    def update(self, piece: bytes) -> None:
+        """The file goes on with this."""
+        self._hasher.update(piece)
+
+    def hexdigest(self) -> str:
+        """The hash of all so far; the end."""
+        return str(self._hasher.hexdigest())
+
+
+def content_hash(data: bytes) -> str:
+    """The hash of a whole file."""
+    hasher = ContentHasher()
+    hasher.update(data)
+    return hasher.hexdigest()
 
 
 def _options(commit: Commit) -> dict[str, Any]:

@@ -110,12 +110,12 @@ async def _store_result(tenure: Tenure, entry: Entry, change: Change) -> Provide
         refusal = tenure.staging.refusal(ref)
         if refusal is not None:
             return refusal
-        data = tenure.staging.whole(ref, limit)
+        data = await tenure.staging.whole(ref, limit)
     elif len(data) > limit:
         return TooLarge(f"{len(data)} bytes are more than {limit} in one document; stage them", limit)
     path = tenure.result_path(entry)
     uploaded = await tenure.staging.upload(ref) if data is None else None
-    digest = content_hash([data]) if data is not None else ""
+    digest = content_hash(data) if data is not None else ""
     for _ in range(_TRIES):
         known = tenure.mirror.get(path)
         if known is not None and known.content_hash == digest:

@@ -84,6 +84,7 @@ class Layout:
         self.owner = f"{self.own}/owner.json"
         self.snapshot = f"{self.own}/index.json.z"
         self.requests = f"{self.own}/requests"
+        self.uploads = f"{self.own}/uploads"
         self.policies = f"{self.own}/policy"
         self.probes = f"{self.own}/probe"
 

@@ -45,6 +45,7 @@ class Office:
         await asyncio.gather(self.tree.read_all(), self.snapshots.read())
         await self.backends.read_all()
         self._know_requests()
+        tenure.staging.know(tenure.mirror.below(tenure.layout.uploads))
         self._raise_numbering()
         self._begin_amnesty(before)
         self.snapshots.apply(self.reader)

@@ -280,11 +280,12 @@ class DropboxProvider(Provider):
 
     async def stage(self, blob_id: str, offset: int, data: bytes) -> int:
         """See the interface."""
-        return blobs.stage(self._at_work().tenure, blob_id, offset, data)
+        tenure = self._at_work().tenure
+        return await tenure.run(blobs.stage(tenure, blob_id, offset, data))
 
     async def read_staged(self, blob_id: str, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """See the interface."""
-        return self._at_work().tenure.staging.read(blob_id, offset, limit)
+        return await self._at_work().tenure.staging.read(blob_id, offset, limit)
 
     async def read_blob(self, ref: BlobRef, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """See the interface."""

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import cast
 
 from spoolway_providers import digests, rules
+from spoolway_providers.dropbox_storage.blobs import is_named
 from spoolway_providers.dropbox_storage.client import ADD, content_hash
 from spoolway_providers.dropbox_storage.documents import decode_tombstone, encode_status
 from spoolway_providers.dropbox_storage.entries import Entry
@@ -114,6 +115,9 @@ class _Submit:
             message = f"backend {draft.backend!r} has {draft.max_queued} waiting jobs"
             return QueueFull(message, draft.max_queued)
         if isinstance(draft.content, BlobRef):
+            if is_named(tenure, draft.content.id):
+                # What is left of it in the account goes soon.
+                return NotFound(f"blob {draft.content.id!r} is another job's by now")
             return tenure.staging.refusal(draft.content)
         limit = tenure.capabilities.max_document_bytes
         if len(draft.content) > limit:
@@ -219,7 +223,7 @@ class _Submit:
         if isinstance(content, bytes):
             data: bytes | None = content
         else:
-            data = tenure.staging.whole(content, tenure.capabilities.max_document_bytes)
+            data = await tenure.staging.whole(content, tenure.capabilities.max_document_bytes)
         uploaded = None if data is not None else await tenure.staging.upload(job.content)
         try:
             if uploaded is not None:
@@ -228,7 +232,7 @@ class _Submit:
                 await tenure.writer.put(entry.job_path, data, ADD, job.created_at)
         except PathConflict:
             # The same id of the same request had arrived after all; or it is another program's file.
-            digest = uploaded.content_hash if uploaded else content_hash([data or b""])
+            digest = uploaded.content_hash if uploaded else content_hash(data or b"")
             there = await tenure.calls.read(tenure.calls.client.metadata, entry.job_path)
             if there is None or there.content_hash != digest:
                 raise Unavailable(f"another program has written {entry.job_path}; submit again") from None

@@ -67,7 +67,7 @@ class Tenure:
         self.index = Index(self.feed, self.sessions)
         self.numbering = Numbering()
         self.contents = Contents()
-        self.staging = Staging(calls, clock)
+        self.staging = Staging(calls, self.writer, self.mirror, layout.uploads, clock)
         self.requests: dict[str, Request] = {}
         self.orphans: dict[JobKey, str] = {}
         """Statuses without a job's file that were not read yet: their paths."""

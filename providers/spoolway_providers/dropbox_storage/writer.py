@@ -70,9 +70,11 @@ class Writer:
         info: FileInfo = await self._ask(Put(Commit(path, mode, client_modified), data=data))
         return info
 
-    async def put_uploaded(self, path: str, uploaded: Uploaded, mode: str) -> FileInfo:
+    async def put_uploaded(
+        self, path: str, uploaded: Uploaded, mode: str, client_modified: datetime | None = None
+    ) -> FileInfo:
         """Store a file whose data lies in a closed upload session."""
-        info: FileInfo = await self._ask(Put(Commit(path, mode), uploaded=uploaded))
+        info: FileInfo = await self._ask(Put(Commit(path, mode, client_modified), uploaded=uploaded))
         return info
 
     async def move(self, source: str, target: str) -> FileInfo:

@@ -43,7 +43,7 @@ class Put(Write):
         self.commit = commit
         self.data = data
         self.uploaded = uploaded
-        self.content_hash = uploaded.content_hash if uploaded else content_hash([data])
+        self.content_hash = uploaded.content_hash if uploaded else content_hash(data)
 
 
 class Move(Write):
