@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import grpc
 import msgspec
+from msgspec.structs import replace
 
 from spoolway_providers.errors import CursorTooOld, NotFound
 from spoolway_providers.interface import Query
@@ -252,15 +253,21 @@ class _Watcher:
             self._note(jobs)
             yield jobs
             return
+        query = Query(owner=self._owner, backend=self._backend or None, limit=MAX_EVENT)
+        find = self.storage.provider.find
+        newest = (await find(replace(query, newest_first=True, limit=1))).jobs
+        if not newest:
+            return
         cursor = ""
         while True:
-            query = Query(owner=self._owner, backend=self._backend or None, limit=MAX_EVENT, cursor=cursor)
-            page = await self.storage.provider.find(query)
-            self._note(page.jobs)
-            if page.jobs:
-                yield page.jobs
+            page = await find(replace(query, cursor=cursor))
+            # What was submitted since is the feed's to tell: else a busy queue has no end.
+            jobs = [job for job in page.jobs if job.seq <= newest[0].seq]
+            self._note(jobs)
+            if jobs:
+                yield jobs
             cursor = page.cursor
-            if not cursor:
+            if not cursor or len(jobs) < len(page.jobs):
                 return
 
     def _note(self, jobs: Sequence[Job]) -> None:

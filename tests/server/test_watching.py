@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers.errors import CursorTooOld, Unavailable
+from spoolway_providers.interface import Page, Query
 from spoolway_server import watching
 from spoolway_server.app import SpoolwayServer
 from spoolway_server.tokens import encode_token
@@ -228,6 +229,32 @@ async def test_a_snapshot_that_broke_off_is_begun_again(
 
     assert len(first.jobs) == 2
     assert {job.name for job in resumed} == names
+
+
+async def test_a_snapshot_ends_although_jobs_keep_coming(
+    monkeypatch: pytest.MonkeyPatch, lab: Lab, alice: Caller
+) -> None:
+    """What is submitted while a snapshot is read comes after it, once, and makes it no longer."""
+    monkeypatch.setattr(watching, "MAX_EVENT", 2)
+    before = [(await alice.submit()).name for _ in range(3)]
+    provider = lab.storage().provider
+    find, meanwhile = provider.find, []
+
+    async def find_and_submit(query: Query) -> Page:
+        page = await find(query)
+        if len(meanwhile) < 20:
+            meanwhile.extend([(await alice.submit()).name for _ in range(4)])
+        return page
+
+    monkeypatch.setattr(provider, "find", find_and_submit)
+    watch = Watch(alice)
+    snapshot = await watch.snapshot()
+    told: list[str] = []
+    while len(told) < len(meanwhile):
+        told += [job.name for job in (await watch.event()).jobs]
+
+    assert [job.name for job in snapshot] == before
+    assert sorted(told) == sorted(meanwhile)
 
 
 async def test_a_quiet_watch_has_bookmarks(
