@@ -270,6 +270,30 @@ class AdminClient(Caller):
         request = pb.CopyStorageRequest(source=source, target=target)
         return operation_from_proto((await self._call(self._admin.CopyStorage, request)).operation)
 
+    async def import_storage(
+        self,
+        target: str,
+        type: str,  # noqa: A002 - the word of the contract
+        login: Mapping[str, Any],
+        *,
+        owner: str = "",
+    ) -> Operation:
+        """Begin to read what another system has left into a storage; ids are kept.
+
+        Args:
+            target: Name of the storage.
+            type: Name of the provider type: mongodb, or local for a folder.
+            login: How what is imported is reached.
+            owner: Who owns the jobs that do not say it; empty: you.
+
+        Raises:
+            FailedPreconditionError: another storage has one of the backends, or an operation is at work.
+        """
+        request = pb.ImportStorageRequest(
+            target=target, type=type, login=login_to_proto(type, login), owner=owner
+        )
+        return operation_from_proto((await self._call(self._admin.ImportStorage, request)).operation)
+
     async def check_storage(
         self, name: str, *, repair: bool = False, verify_checksums: bool = False
     ) -> AsyncGenerator[StorageCheck, None]:
@@ -583,6 +607,17 @@ class SyncAdminClient(SyncCaller):
     def copy_storage(self, source: str, target: str) -> Operation:
         """Begin to copy a storage into another one; see AdminClient.copy_storage."""
         return thread.run(self._client.copy_storage(source, target))
+
+    def import_storage(
+        self,
+        target: str,
+        type: str,  # noqa: A002 - the word of the contract
+        login: Mapping[str, Any],
+        *,
+        owner: str = "",
+    ) -> Operation:
+        """Begin to read what another system has left; see AdminClient.import_storage."""
+        return thread.run(self._client.import_storage(target, type, login, owner=owner))
 
     def check_storage(
         self, name: str, *, repair: bool = False, verify_checksums: bool = False

@@ -27,10 +27,12 @@ __all__ = [
     "Claimed",
     "Finding",
     "Hints",
+    "Installation",
     "LeaseView",
     "LoginField",
     "Order",
     "Page",
+    "Portion",
     "Provider",
     "Query",
     "SessionView",
@@ -194,6 +196,41 @@ class Step(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
+class Portion(msgspec.Struct, frozen=True):
+    """Some jobs of another system, and how to go on; an empty `after` is the end."""
+
+    adoptees: list[Adoptee]
+    """The backend of a job of which nothing says where it belongs is empty."""
+    after: str
+
+
+class Installation(ABC):
+    """What another system has left, read as if it were ours; nothing is ever written. Opened, then closed."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect. Raises LoginRefused, Unavailable."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything. Safe to repeat; safe if never opened."""
+
+    @abstractmethod
+    async def backends(self) -> Mapping[str, bytes]:
+        """The configs by the backends' names. Raises Corrupt."""
+
+    @abstractmethod
+    async def public_keys(self) -> Mapping[str, bytes]:
+        """All public keys, by id."""
+
+    @abstractmethod
+    async def jobs(self, after: str, limit: int) -> Portion:
+        """At most `limit` jobs, from `after` on, which is empty at the start.
+
+        Read again, a job is the same; in a later revision if it has moved on in the other system.
+        """
+
+
 class Provider(ABC):
     """One storage of one type. Made by `from_login`, opened once, closed by who opened it."""
 
@@ -223,6 +260,15 @@ class Provider(ABC):
     def from_login(cls, login: Mapping[str, Any]) -> Self:
         """Make one from the fields an operator gave. No I/O; ValueError names a wrong field."""
 
+    @classmethod
+    def installation(cls, login: Mapping[str, Any], *, owner: str, now: datetime) -> Installation | None:
+        """What another system keeps at this login, if its layout is not ours; None: open it as a storage.
+
+        No I/O. `owner` has the jobs that do not say whose they are; `now` is the time of those that do not
+        say when.
+        """
+        return None
+
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
@@ -243,6 +289,10 @@ class Provider(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finish what is under way and let go of everything. Safe to repeat; safe if never opened."""
+
+    async def is_settled(self) -> bool:
+        """Whether all that lies in it is to be found; who adopts others' documents may be at it still."""
+        return True
 
     # Jobs
 

@@ -30,6 +30,7 @@ from spoolway_server.config import Config, StorageSettings, is_loopback
 from spoolway_server.copying import COPY, Copying
 from spoolway_server.following import Following
 from spoolway_server.guard import Context, add_guarded
+from spoolway_server.importing import IMPORT, Importing
 from spoolway_server.jobs import Jobs
 from spoolway_server.metrics import Metrics, measured
 from spoolway_server.operations import Operations
@@ -112,7 +113,8 @@ class SpoolwayServer:
             else LoopbackAuthenticator()
         )
         copying = Copying(self.storages, self.added, self.catalog, clock)
-        self.operations = Operations(self.catalog, clock, {COPY: copying})
+        importing = Importing(self.storages, vault, clock)
+        self.operations = Operations(self.catalog, clock, {COPY: copying, IMPORT: importing})
         self.spoolers = Spoolers(self.storages, _timing(config), clock)
         limits = config.limits
         upload_limits = UploadLimits(
@@ -139,6 +141,7 @@ class SpoolwayServer:
             roster=Roster(self.storages, self.spoolers),
             operations=self.operations,
             copying=copying,
+            importing=importing,
             audit=self.audit,
             tokens=self.tokens,
             clock=clock,

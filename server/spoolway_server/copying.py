@@ -33,11 +33,11 @@ from spoolway_server.clock import Clock
 from spoolway_server.documents import parse_document
 from spoolway_server.errors import ServiceError, from_provider_error
 from spoolway_server.keys import key_id_of
-from spoolway_server.operations import RUNNING, Operation, Operations
+from spoolway_server.operations import Operation, Operations
 from spoolway_server.storage import COUNT_LIMIT, Storage
 from spoolway_server.storages import Storages
 
-__all__ = ["COPY", "Copying", "Transfer"]
+__all__ = ["COPY", "Copying", "Transfer", "adopt_all", "wait_settled"]
 
 _log = structlog.get_logger(__name__)
 
@@ -68,11 +68,7 @@ class Transfer:
         for first in range(0, len(jobs), READS_AT_ONCE):
             some = jobs[first : first + READS_AT_ONCE]
             found += await asyncio.gather(*(self._adoptee(job) for job in some))
-        adoptees = [one for one in found if one is not None]
-        answers = await self._target.adopt(adoptees)
-        for one, answer in zip(adoptees, answers, strict=True):
-            if isinstance(answer, ProviderError):
-                raise _refused(one.job.key, answer)
+        await adopt(self._target, [one for one in found if one is not None])
 
     async def forget(self, keys: Iterable[JobKey]) -> None:
         """Delete these jobs, which are gone at the source."""
@@ -124,6 +120,42 @@ class Transfer:
         return b"".join(pieces) if is_short else None
 
 
+async def adopt(target: Provider, adoptees: Sequence[Adoptee]) -> None:
+    """Have jobs taken over, in this order. Raises ServiceError where one can't be."""
+    answers = await target.adopt(adoptees)
+    for one, answer in zip(adoptees, answers, strict=True):
+        if isinstance(answer, ProviderError):
+            raise _refused(one.job.key, answer)
+
+
+async def adopt_all(target: Provider, adoptees: Sequence[Adoptee]) -> None:
+    """The same for jobs with all their bytes: what is long is staged first."""
+    await adopt(target, [await _staged(target, one) for one in adoptees])
+
+
+async def _staged(target: Provider, one: Adoptee) -> Adoptee:
+    content, result = one.content, one.result
+    if content is not None and len(content) > INLINE_BYTES:
+        await _stage(target, one.job.content, content)
+        content = None
+    if one.job.result is not None and result is not None and len(result) > INLINE_BYTES:
+        await _stage(target, one.job.result, result)
+        result = None
+    return Adoptee(one.job, content, result)
+
+
+async def _stage(target: Provider, ref: BlobRef, data: bytes) -> None:
+    for offset in range(0, len(data), PIECE_BYTES):
+        await target.stage(ref.id, offset, data[offset : offset + PIECE_BYTES])
+
+
+async def wait_settled(provider: Provider, operation: Operation) -> None:
+    """Return once all that lies in a storage is to be found."""
+    while not await provider.is_settled():
+        await operation.save(phase="waiting for the source to take over all that lies in it")
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
 class Copying:
     """The work of CopyStorage."""
 
@@ -156,15 +188,7 @@ class Copying:
         _require_inactive(source)
         for storage in (source, target):
             storage.require_usable()
-        busy = {source.name, target.name}
-        for record in await operations.all():
-            if record.state == RUNNING and busy & {record.source, record.target}:
-                raise ServiceError(
-                    grpc.StatusCode.FAILED_PRECONDITION,
-                    "OPERATION_RUNNING",
-                    f"operation {record.id} is at work on one of these storages; wait for it, or cancel it",
-                    metadata={"operation": record.id},
-                )
+        await operations.require_idle(source.name, target.name)
         try:
             await target.provider.adopt([])
         except Unsupported as error:
@@ -209,6 +233,7 @@ class Copying:
             storage.require_usable()
         run = _Run(operation, source, target)
         if record.place.get("step") != "follow":
+            await wait_settled(source.provider, operation)
             await operation.save(phase="copying backends")
             await run.copy_backends()
             await run.copy_jobs()

@@ -17,7 +17,7 @@ import structlog
 
 from spoolway_providers.errors import ProviderError, Unavailable, Uncertain
 from spoolway_providers.model import new_token
-from spoolway_server.catalog import Catalog, CatalogConflict, OperationRecord
+from spoolway_server.catalog import Catalog, CatalogConflict, OperationRecord, Sealed
 from spoolway_server.clock import Clock
 from spoolway_server.errors import ServiceError, draining, from_provider_error
 
@@ -54,6 +54,8 @@ class Operation:
         self.record = record
         self.is_lost = False
         """Another process has it."""
+        self.remark = ""
+        """What is to be said of it once it has ended well."""
 
     async def save(self, **changes: Any) -> None:
         """Store how far it is: `phase`, `done`, `total`, `place`. Ends the work if it is no longer wanted."""
@@ -87,6 +89,7 @@ class Operation:
                 reason=reason,
                 message=message,
                 phase="",
+                login=Sealed(),
                 ended_at=now,
                 updated_at=now,
             )
@@ -208,7 +211,7 @@ class Operations:
                     await self._wait_out(operation, failure, pause_s)
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 else:
-                    await operation.end(DONE)
+                    await operation.end(DONE, message=operation.remark)
                     return
         except _Stopped:
             if not operation.is_lost:
@@ -258,6 +261,17 @@ class Operations:
         await operation.end(FAILED, reason=error.reason, message=error.message)
 
     # Calls
+
+    async def require_idle(self, *storages: str) -> None:
+        """Raise ServiceError if an operation is at work on one of these storages."""
+        for record in await self.all():
+            if record.state == RUNNING and {record.source, record.target} & {*storages}:
+                raise ServiceError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "OPERATION_RUNNING",
+                    f"operation {record.id} is at work on one of these storages; wait for it, or cancel it",
+                    metadata={"operation": record.id},
+                )
 
     async def begin(self, record: OperationRecord) -> OperationRecord:
         """Record a new operation and do it here."""

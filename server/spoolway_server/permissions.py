@@ -80,6 +80,7 @@ _TABLE: dict[str, frozenset[str]] = {
             "DeleteStorage",
             "TestStorage",
             "GetSignInPage",
+            "ImportStorage",
             "CreateToken",
             "ListTokens",
             "RevokeToken",

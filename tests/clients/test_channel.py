@@ -26,6 +26,7 @@ NEVER_REPEATED = {
     "UpdateStorage",
     "DeleteStorage",
     "CopyStorage",
+    "ImportStorage",
     # What may have been done already is to be told, not done again.
     "TestStorage",
     "RetryJob",

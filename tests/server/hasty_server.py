@@ -4,7 +4,7 @@ import os
 import signal
 from typing import Any
 
-from spoolway_server import copying, operations
+from spoolway_server import copying, importing, operations
 from spoolway_server.cli import main
 
 KILL_AT = int(os.environ.get("TEST_KILL_AT", "0"))
@@ -12,7 +12,7 @@ KILL_AT = int(os.environ.get("TEST_KILL_AT", "0"))
 
 
 def hurry() -> None:
-    copying.PAGE = 20
+    copying.PAGE = importing.PAGE = 20
     save = operations.Operation.save
     defaults: dict[str, Any] = operations.Operations.__init__.__kwdefaults__
     defaults["lost_after_s"] = 3.0

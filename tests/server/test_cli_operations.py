@@ -14,6 +14,7 @@ from spoolway_providers.conformance import Scene
 from spoolway_providers.sqlite import SqliteProvider
 from spoolway_server.cli import admin, app
 from spoolway_server.cli.exits import ExitCode
+from tests.server.test_cli_added_storages import field, kind
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -52,6 +53,13 @@ class FakeAdmin:
     async def copy_storage(self, source, target):
         self.asked.append((source, target))
         return operation()
+
+    async def provider_types(self):
+        return [kind("server", field("uri", secret=True), field("database", required=False))]
+
+    async def import_storage(self, target, type_name, login, *, owner):
+        self.asked.append((target, type_name, login, owner))
+        return operation(type="IMPORT", source="server installation")
 
     async def watch_operation(self, operation_id):
         yield operation()
@@ -96,6 +104,18 @@ def test_copy_waits_for_its_end(fake):
     assert fake.asked == [("old", "new")]
     assert "DONE" in result.stdout
     assert "7 of 7" in result.stdout
+
+
+def test_import_takes_a_login_as_add_does(fake, monkeypatch):
+    """A secret from a variable, never from the command line."""
+    monkeypatch.setenv("OLD_URI", "mongodb://a")
+    command = ("storage", "import", "server", "main", "--owner", "ada")
+    result = run(*command, "--from-env", "uri=OLD_URI")
+    refused = run(*command, "--set", "uri=mongodb://a")
+
+    assert result.exit_code == 0
+    assert fake.asked == [("main", "server", {"uri": "mongodb://a"}, "ada")]
+    assert refused.exit_code == ExitCode.USAGE
 
 
 def test_copy_does_not_wait_where_nobody_wants_it(fake):

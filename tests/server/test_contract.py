@@ -13,7 +13,6 @@ MISSING = {
     "JobService": frozenset({"UnregisterBackend"}),
     "StorageAdmin": frozenset(
         {
-            "ImportStorage",
             "ListAuditEvents",
         }
     ),

@@ -94,6 +94,8 @@ class _OperationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Never sent."""
     OPERATION_TYPE_COPY: _OperationType.ValueType  # 1
     """CopyStorage."""
+    OPERATION_TYPE_IMPORT: _OperationType.ValueType  # 2
+    """ImportStorage."""
 
 class OperationType(_OperationType, metaclass=_OperationTypeEnumTypeWrapper):
     """What an operation does."""
@@ -102,6 +104,8 @@ OPERATION_TYPE_UNSPECIFIED: OperationType.ValueType  # 0
 """Never sent."""
 OPERATION_TYPE_COPY: OperationType.ValueType  # 1
 """CopyStorage."""
+OPERATION_TYPE_IMPORT: OperationType.ValueType  # 2
+"""ImportStorage."""
 Global___OperationType: _TypeAlias = OperationType  # noqa: Y015
 
 class _OperationState:
@@ -2041,6 +2045,66 @@ class CopyStorageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CopyStorageResponse: _TypeAlias = CopyStorageResponse  # noqa: Y015
+
+@_typing.final
+class ImportStorageRequest(_message.Message):
+    """Request of ImportStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """Short name, or storages/{storage}."""
+    type: _builtins.str
+    """Name of the provider type; may be empty if the login says it."""
+    owner: _builtins.str
+    """Who owns the jobs whose documents do not say it: a user's name; empty is the caller."""
+    @_builtins.property
+    def login(self) -> Global___StorageLogin:
+        """How what is imported is reached. Kept, encrypted, until the operation ends. Never in an answer."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        type: _builtins.str = ...,
+        login: Global___StorageLogin | None = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["login", b"login"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["login", b"login", "owner", b"owner", "target", b"target", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportStorageRequest: _TypeAlias = ImportStorageRequest  # noqa: Y015
+
+@_typing.final
+class ImportStorageResponse(_message.Message):
+    """Response of ImportStorage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operation(self) -> Global___Operation:
+        """It has begun."""
+
+    def __init__(
+        self,
+        *,
+        operation: Global___Operation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportStorageResponse: _TypeAlias = ImportStorageResponse  # noqa: Y015
 
 @_typing.final
 class Operation(_message.Message):

@@ -91,6 +91,11 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageResponse.FromString,
                 _registered_method=True)
+        self.ImportStorage = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ImportStorage',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ImportStorageRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ImportStorageResponse.FromString,
+                _registered_method=True)
         self.CheckStorage = channel.unary_stream(
                 '/spoolway.v1.StorageAdmin/CheckStorage',
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CheckStorageRequest.SerializeToString,
@@ -275,6 +280,21 @@ class StorageAdminServicer(object):
         Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (STORAGES_SAME, NOT_SUPPORTED_BY_STORAGE),
         FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
         backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportStorage(self, request, context):
+        """Reads what another system has left into a storage: a MongoDB database or a folder of an existing
+        installation, or any storage by its login; configs, jobs, results and public keys, ids kept. Jobs that ran are
+        HELD (IMPORTED) until ResumeJob or FailHeldJob. Stop the other system first. Nothing is written to a MongoDB
+        database; a folder gets an index. Imported again, what is there stays, and what is new is added. Answers at
+        once with an operation that any server carries on, also after a kill.
+
+        Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (TYPE_UNKNOWN, LOGIN_INVALID, BACKEND_NAME_INVALID,
+        NOT_SUPPORTED_BY_STORAGE), FAILED_PRECONDITION (BACKEND_EXISTS: another storage has one of the backends;
+        OPERATION_RUNNING; KEY_MISSING), UNAVAILABLE (the login is refused, or nothing answers).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -500,6 +520,11 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     servicer.CopyStorage,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageResponse.SerializeToString,
+            ),
+            'ImportStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportStorage,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ImportStorageRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ImportStorageResponse.SerializeToString,
             ),
             'CheckStorage': grpc.unary_stream_rpc_method_handler(
                     servicer.CheckStorage,
@@ -891,6 +916,33 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/CopyStorage',
             spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.CopyStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ImportStorage',
+            spoolway_dot_v1_dot_storage__admin__pb2.ImportStorageRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ImportStorageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,17 @@ class StorageAdminStub:
     FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
     backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
     """
+    ImportStorage: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ImportStorageRequest, _storage_admin_pb2.ImportStorageResponse]
+    """Reads what another system has left into a storage: a MongoDB database or a folder of an existing
+    installation, or any storage by its login; configs, jobs, results and public keys, ids kept. Jobs that ran are
+    HELD (IMPORTED) until ResumeJob or FailHeldJob. Stop the other system first. Nothing is written to a MongoDB
+    database; a folder gets an index. Imported again, what is there stays, and what is new is added. Answers at
+    once with an operation that any server carries on, also after a kill.
+
+    Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (TYPE_UNKNOWN, LOGIN_INVALID, BACKEND_NAME_INVALID,
+    NOT_SUPPORTED_BY_STORAGE), FAILED_PRECONDITION (BACKEND_EXISTS: another storage has one of the backends;
+    OPERATION_RUNNING; KEY_MISSING), UNAVAILABLE (the login is refused, or nothing answers).
+    """
     CheckStorage: _grpc.UnaryStreamMultiCallable[_storage_admin_pb2.CheckStorageRequest, _storage_admin_pb2.CheckStorageResponse]
     """Looks through a storage, and streams what it finds and how far it is; on request it repairs what can be
     repaired. The server closes the stream at the end. Safe beside traffic, and to repeat.
@@ -216,6 +227,17 @@ class StorageAdminAsyncStub(StorageAdminStub):
     Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (STORAGES_SAME, NOT_SUPPORTED_BY_STORAGE),
     FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
     backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
+    """
+    ImportStorage: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ImportStorageRequest, _storage_admin_pb2.ImportStorageResponse]  # type: ignore[assignment]
+    """Reads what another system has left into a storage: a MongoDB database or a folder of an existing
+    installation, or any storage by its login; configs, jobs, results and public keys, ids kept. Jobs that ran are
+    HELD (IMPORTED) until ResumeJob or FailHeldJob. Stop the other system first. Nothing is written to a MongoDB
+    database; a folder gets an index. Imported again, what is there stays, and what is new is added. Answers at
+    once with an operation that any server carries on, also after a kill.
+
+    Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (TYPE_UNKNOWN, LOGIN_INVALID, BACKEND_NAME_INVALID,
+    NOT_SUPPORTED_BY_STORAGE), FAILED_PRECONDITION (BACKEND_EXISTS: another storage has one of the backends;
+    OPERATION_RUNNING; KEY_MISSING), UNAVAILABLE (the login is refused, or nothing answers).
     """
     CheckStorage: _aio.UnaryStreamMultiCallable[_storage_admin_pb2.CheckStorageRequest, _storage_admin_pb2.CheckStorageResponse]  # type: ignore[assignment]
     """Looks through a storage, and streams what it finds and how far it is; on request it repairs what can be
@@ -417,6 +439,23 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (STORAGES_SAME, NOT_SUPPORTED_BY_STORAGE),
         FAILED_PRECONDITION (STORAGE_ACTIVE: deactivate the source; BACKEND_EXISTS: the target has jobs of one of the
         backends; OPERATION_RUNNING: another one works on one of the storages), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportStorage(
+        self,
+        request: _storage_admin_pb2.ImportStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ImportStorageResponse, _abc.Awaitable[_storage_admin_pb2.ImportStorageResponse]]:
+        """Reads what another system has left into a storage: a MongoDB database or a folder of an existing
+        installation, or any storage by its login; configs, jobs, results and public keys, ids kept. Jobs that ran are
+        HELD (IMPORTED) until ResumeJob or FailHeldJob. Stop the other system first. Nothing is written to a MongoDB
+        database; a folder gets an index. Imported again, what is there stays, and what is new is added. Answers at
+        once with an operation that any server carries on, also after a kill.
+
+        Errors: NOT_FOUND (STORAGE_NOT_FOUND), INVALID_ARGUMENT (TYPE_UNKNOWN, LOGIN_INVALID, BACKEND_NAME_INVALID,
+        NOT_SUPPORTED_BY_STORAGE), FAILED_PRECONDITION (BACKEND_EXISTS: another storage has one of the backends;
+        OPERATION_RUNNING; KEY_MISSING), UNAVAILABLE (the login is refused, or nothing answers).
         """
 
     @_abc_1.abstractmethod

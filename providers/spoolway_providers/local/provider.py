@@ -23,7 +23,7 @@ from spoolway_providers.local.mounts import MOUNT_TABLE
 from spoolway_providers.local.names import dated_id, is_backend, user_folder
 from spoolway_providers.local.preparing import prepare_folders, try_files
 from spoolway_providers.local.reading import BlobReader
-from spoolway_providers.local.tables import open_tables, projected
+from spoolway_providers.local.tables import REBUILT_ALL, open_tables, projected, rebuilt
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy
 from spoolway_providers.sqlite.backends import PublicKey
 from spoolway_providers.sqlite.blobs import Reading
@@ -153,6 +153,10 @@ class LocalProvider(SqliteProvider):
             else:
                 self._reopening = None
                 return
+
+    async def is_settled(self) -> bool:
+        """See the interface: whether a new index knows all files."""
+        return await self._engine.read(rebuilt, None) >= REBUILT_ALL
 
     # Jobs
 

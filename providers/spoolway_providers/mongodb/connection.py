@@ -59,6 +59,13 @@ class Connection:
         self._newest: AsyncDatabase[Document] | None = None
 
     @property
+    def databases(self) -> AsyncMongoClient[Document]:
+        """All databases of the server, by name; for what another system has left."""
+        if self._client is None:
+            raise Unavailable("the storage is not open")
+        return self._client
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a client."""
         return self._client is not None

@@ -95,15 +95,18 @@ class ExistingInstallation:
         keys = [PublicKey(str(document["kid"]), to_json(document)) for document in documents]
         return sorted(keys, key=lambda key: key.kid)
 
-    async def jobs(self, place: str, after: str = "") -> AsyncIterator[ExistingJob]:
+    async def jobs(self, place: str, after: str = "", *, collection: str = "") -> AsyncIterator[ExistingJob]:
         """The jobs that lie in one of PLACES, by backend and id; `after` is the last id that is known.
 
+        With `collection` it is the last one of that collection; those before it are known as a whole.
         A running or deleted job whose status lies nowhere belongs to no backend: its name is empty.
         """
-        for collection, backend in await self._collections(place):
-            async for document in self._pages("jobs", collection, after):
-                name = backend or await self._backend_of(document["_id"])
-                yield await self._job(JobKey(name, str(document["_id"])), place, document)
+        for name, backend in await self._collections(place):
+            if name < collection:
+                continue
+            async for document in self._pages("jobs", name, after if name == (collection or name) else ""):
+                owner = backend or await self._backend_of(document["_id"])
+                yield await self._job(JobKey(owner, str(document["_id"])), place, document)
 
     async def _collections(self, place: str) -> list[tuple[str, str]]:
         """Of a place, the collections and their backends; no backend where all lie together."""

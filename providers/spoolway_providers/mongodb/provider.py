@@ -16,6 +16,7 @@ from spoolway_providers.interface import (
     Claimed,
     Finding,
     Hints,
+    Installation,
     Order,
     Page,
     Provider,
@@ -29,6 +30,7 @@ from spoolway_providers.mongodb.claims import Claimer
 from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import CAPABILITIES
 from spoolway_providers.mongodb.feed import Feed
+from spoolway_providers.mongodb.importing import MongoInstallation
 from spoolway_providers.mongodb.journal import Journal
 from spoolway_providers.mongodb.login import LOGIN_FIELDS, Login, login_of
 from spoolway_providers.mongodb.probe import probe
@@ -89,6 +91,11 @@ class MongoProvider(Provider):
     def from_login(cls, login: Mapping[str, Any]) -> Self:
         """Make one from today's three fields, or from `uri`; and `database`."""
         return cls(login_of(login))
+
+    @classmethod
+    def installation(cls, login: Mapping[str, Any], *, owner: str, now: datetime) -> Installation:
+        """An installation of today's systems, with databases of its own beside ours."""
+        return MongoInstallation(login_of(login), owner=owner, now=now)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -145,6 +145,8 @@ class OperationRecord(Record, frozen=True, kw_only=True):
     """The storage that it writes to."""
     options: Mapping[str, str] = {}
     """What it was asked for besides."""
+    login: Sealed = Sealed()
+    """How it reads what is no storage of ours; gone once it has ended."""
     backends: tuple[str, ...] = ()
     """What it is about, as far as that was known at its start."""
     state: str = "RUNNING"

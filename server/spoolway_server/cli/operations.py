@@ -12,13 +12,15 @@ import typer
 from spoolway_server.cli.admin import calls_admin
 from spoolway_server.cli.config import read_config
 from spoolway_server.cli.exits import ExitCode, fail
+from spoolway_server.cli.logins import FromEnv, FromFile, LoginOptions, Set
 from spoolway_server.cli.output import ago, console, put, say, write_facts, write_json, write_table
+from spoolway_server.cli.storages import find_type
 
 if TYPE_CHECKING:
     from spoolway import AdminClient, Operation, StorageFinding
     from spoolway_server.config import Config
 
-__all__ = ["backup", "cancel", "check", "copy", "list_operations", "show", "watch"]
+__all__ = ["backup", "cancel", "check", "copy", "import_into", "list_operations", "show", "watch"]
 
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 _Id = Annotated[str, typer.Argument(metavar="OPERATION", help="Id of the operation.")]
@@ -38,6 +40,32 @@ async def copy(
     It goes on when you leave: see `spoolway operation watch`.
     """
     await _follow(admin, await admin.copy_storage(source, target), detach=detach, as_json=as_json)
+
+
+@calls_admin
+async def import_into(
+    admin: "AdminClient",
+    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="mongodb, or local for a folder.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Name of the storage to import into.")],
+    set_fields: Set = None,
+    from_env: FromEnv = None,
+    from_file: FromFile = None,
+    owner: Annotated[str, typer.Option(help="Who owns the jobs that do not say it; else you.")] = "",
+    detach: _Detach = False,
+    as_json: _Json = False,
+) -> None:
+    """Read what another system has left into a storage; stop that system first.
+
+    Its login is given as for `spoolway storage add`. It goes on when you leave: see `spoolway operation`.
+    """
+    kind = await find_type(admin, type_name)
+    options = LoginOptions(kind, set_fields, from_env, from_file)
+    login = options.given()
+    login |= options.asked(
+        [field.name for field in kind.login_fields if field.required and field.name not in login]
+    )
+    operation = await admin.import_storage(target, type_name, login, owner=owner)
+    await _follow(admin, operation, detach=detach, as_json=as_json)
 
 
 @calls_admin

@@ -12,7 +12,17 @@ from spoolway_server.cli.output import put, say, write_facts, write_json, write_
 if TYPE_CHECKING:
     from spoolway import AdminClient, ProviderType, Storage, StorageStats, StorageTestStep
 
-__all__ = ["activate", "add", "deactivate", "delete", "list_storages", "show", "try_storage", "update"]
+__all__ = [
+    "activate",
+    "add",
+    "deactivate",
+    "delete",
+    "find_type",
+    "list_storages",
+    "show",
+    "try_storage",
+    "update",
+]
 
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the storage.")]
@@ -70,7 +80,7 @@ async def add(
     An account that has a page to sign in, as Dropbox has, is signed in to: the page's address is shown, and
     the code that it gives is asked for.
     """
-    kind = await _type(admin, type_name)
+    kind = await find_type(admin, type_name)
     options = LoginOptions(kind, set_fields, from_env, from_file)
     login = await _whole_login(admin, kind, options)
     storage = await admin.add_storage(
@@ -103,7 +113,7 @@ async def update(
     """Change a storage: the given options, and nothing else; jobs that run go on."""
     login = None
     if set_fields or from_env or from_file or ask_for or sign_in:
-        kind = await _type(admin, (await admin.storage(name)).type)
+        kind = await find_type(admin, (await admin.storage(name)).type)
         options = LoginOptions(kind, set_fields, from_env, from_file)
         login = options.given() | options.asked(ask_for or ())
         if sign_in:
@@ -165,7 +175,8 @@ async def try_storage(
         raise typer.Exit(ExitCode.ENDED_BADLY)
 
 
-async def _type(admin: "AdminClient", name: str) -> "ProviderType":
+async def find_type(admin: "AdminClient", name: str) -> "ProviderType":
+    """A type of storage that the server can hold; else the command ends."""
     types = {kind.name: kind for kind in await admin.provider_types()}
     if name not in types:
         fail(f"there is no type of storage {name}", ExitCode.NOT_FOUND, f"There are: {', '.join(types)}")

@@ -7,11 +7,14 @@ from spoolway_server.audit import Audit
 from spoolway_server.auth import caller_of
 from spoolway_server.catalog import OperationRecord
 from spoolway_server.checking import check
-from spoolway_server.copying import Copying
+from spoolway_server.copying import COPY, Copying
 from spoolway_server.guard import Context
-from spoolway_server.names import operation_id, storage_name
+from spoolway_server.importing import Importing
+from spoolway_server.names import operation_id, storage_name, user_name
+from spoolway_server.new_logins import checked_login
 from spoolway_server.operations import Operations
 from spoolway_server.services.job_service import page_size
+from spoolway_server.services.logins import read_login
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
 from spoolway_server.translate import timestamp
@@ -28,12 +31,14 @@ class OperationCalls:
         storages: Storages,
         operations: Operations,
         copying: Copying,
+        importing: Importing,
         audit: Audit,
     ) -> None:
         """Translate for these."""
         self._storages = storages
         self._operations = operations
         self._copying = copying
+        self._importing = importing
         self._audit = audit
         self._caller = caller_of
 
@@ -47,6 +52,20 @@ class OperationCalls:
             record = await self._operations.begin(record)
             deed.detail += f", operation {record.id}"
         return pb.CopyStorageResponse(operation=_operation(record))
+
+    async def ImportStorage(
+        self, request: pb.ImportStorageRequest, context: Context
+    ) -> pb.ImportStorageResponse:
+        caller = self._caller(context)
+        target = storage_name(request.target, field="target")
+        owner = user_name(request.owner, field="owner") if request.owner else caller.name
+        async with self._audit.of(caller, "ImportStorage", f"storages/{target}") as deed:
+            login = await checked_login(*read_login(request.login, request.type))
+            deed.detail = f"type {login.type}"
+            record = await self._importing.plan(target, login, self._operations, owner=owner, by=caller.name)
+            record = await self._operations.begin(record)
+            deed.detail += f", operation {record.id}"
+        return pb.ImportStorageResponse(operation=_operation(record))
 
     async def CheckStorage(
         self, request: pb.CheckStorageRequest, context: Context
@@ -116,7 +135,7 @@ def _operation(record: OperationRecord) -> pb.Operation:
     return pb.Operation(
         name=f"operations/{record.id}",
         type=pb.OperationType.Value(f"OPERATION_TYPE_{record.type}"),
-        source=f"storages/{record.source}",
+        source=f"storages/{record.source}" if record.type == COPY else record.source,
         target=f"storages/{record.target}",
         backends=record.backends,
         state=pb.OperationState.Value(f"OPERATION_STATE_{record.state}"),

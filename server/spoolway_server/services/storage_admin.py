@@ -21,6 +21,7 @@ from spoolway_server.clock import Clock
 from spoolway_server.copying import Copying
 from spoolway_server.errors import ServiceError
 from spoolway_server.guard import Context
+from spoolway_server.importing import Importing
 from spoolway_server.jobs import Jobs
 from spoolway_server.names import backend_name, parse_backend_name, session_id, storage_name, user_name
 from spoolway_server.new_logins import LoginChange, checked_login, sign_in_page
@@ -59,12 +60,19 @@ class StorageAdmin(OperationCalls, storage_admin_pb2_grpc.StorageAdminServicer):
         roster: Roster,
         operations: Operations,
         copying: Copying,
+        importing: Importing,
         audit: Audit,
         tokens: AccessTokens,
         clock: Clock,
     ) -> None:
         """Translate for these."""
-        super().__init__(storages=storages, operations=operations, copying=copying, audit=audit)
+        super().__init__(
+            storages=storages,
+            operations=operations,
+            copying=copying,
+            importing=importing,
+            audit=audit,
+        )
         self._storages = storages
         self._added = added
         self._jobs = jobs
