@@ -14,7 +14,7 @@ __all__ = ["Following"]
 
 _log = structlog.get_logger(__name__)
 
-LOOK_AGAIN = timedelta(seconds=60)
+LOOK_AGAIN = timedelta(minutes=2)
 """The safety net beneath the catalog's wake-ups."""
 RETRY_S = 1.0
 

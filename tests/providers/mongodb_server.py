@@ -15,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from pymongo import AsyncMongoClient
+from pymongo.monitoring import CommandListener
 
 from spoolway_providers.mongodb import MongoProvider
 from spoolway_providers.mongodb.login import login_of
@@ -141,6 +142,33 @@ def server(request: pytest.FixtureRequest) -> MongoServer:
         return MongoServer(uri)
     stand_in: StandIn = request.getfixturevalue("stand_in")
     return stand_in
+
+
+class Commands(CommandListener):
+    """Counts the commands that are sent to the server."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.places: list[str] = []
+        """The same, each with its collection."""
+
+    def started(self, event: Any) -> None:
+        self.sent.append(event.command_name)
+        self.places.append(f"{event.command_name} {event.command.get(event.command_name)}")
+
+    def succeeded(self, event: Any) -> None:
+        """Of no interest."""
+
+    def failed(self, event: Any) -> None:
+        """Of no interest."""
+
+    @contextmanager
+    def counted(self) -> Iterator[list[str]]:
+        """The commands sent within, once it is over."""
+        counted: list[str] = []
+        before = len(self.sent)
+        yield counted
+        counted += self.sent[before:]
 
 
 class Proxy:

@@ -1,13 +1,11 @@
 """What the MongoDB provider costs in round trips: of a job, of a batch, and of waiting."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from pymongo.monitoring import CommandListener
 
 from spoolway_providers import rules
 from spoolway_providers.conformance import Scene
@@ -16,33 +14,9 @@ from spoolway_providers.interface import Change
 from spoolway_providers.model import Job
 from spoolway_providers.mongodb import MongoProvider
 from spoolway_providers.mongodb.wake import Pace
-from tests.providers.mongodb_server import MongoServer, StandIn, lone_stand_in, server, stand_in
+from tests.providers.mongodb_server import Commands, MongoServer, StandIn, lone_stand_in, server, stand_in
 
 __all__ = ["lone_stand_in", "server", "stand_in"]
-
-
-class Commands(CommandListener):
-    """Counts the commands that are sent to the server."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    def started(self, event: Any) -> None:
-        self.sent.append(event.command_name)
-
-    def succeeded(self, event: Any) -> None:
-        """Of no interest."""
-
-    def failed(self, event: Any) -> None:
-        """Of no interest."""
-
-    @contextmanager
-    def counted(self) -> Iterator[list[str]]:
-        """The commands sent within, once it is over."""
-        counted: list[str] = []
-        before = len(self.sent)
-        yield counted
-        counted += self.sent[before:]
 
 
 @pytest.fixture

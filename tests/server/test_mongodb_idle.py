@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
-from pymongo.monitoring import CommandListener
 
 from spoolway_providers.mongodb import MongoProvider
 from spoolway_providers.mongodb.login import login_of
 from spoolway_providers.mongodb.wake import Pace
 from spoolway_server import dispatcher, janitor, reaper, storage
 from spoolway_server.clock import Clock
-from tests.providers.mongodb_server import MongoServer, server, stand_in
+from tests.providers.mongodb_server import Commands, MongoServer, server, stand_in
 from tests.server.conftest import StartLab
 from tests.server.fake_spooler import FakeSpooler
 from tests.server.lab import Lab
@@ -23,22 +22,6 @@ __all__ = ["server", "stand_in"]
 MINUTE_S = 0.5
 """All that paces a server is so much shorter here."""
 MINUTES = 16
-
-
-class Commands(CommandListener):
-    """The commands that are sent, each with its collection; not the signs of life of sessions."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    def started(self, event: Any) -> None:
-        self.sent.append(f"{event.command_name} {event.command.get(event.command_name)}")
-
-    def succeeded(self, event: Any) -> None:
-        """Of no interest."""
-
-    def failed(self, event: Any) -> None:
-        """Of no interest."""
 
 
 @pytest.fixture
@@ -96,9 +79,9 @@ async def test_f15_an_idle_server_asks_six_times_a_minute(start_lab: StartLab, c
     lab = await start_lab(clock=Clock())
     await waiting_spoolers(lab, 6, ["one", "two", "three"])
 
-    commands.sent.clear()
+    commands.places.clear()
     await asyncio.sleep(MINUTES * MINUTE_S)
-    kinds = Counter(commands.sent)
+    kinds = Counter(commands.places)
 
     assert kinds.total() <= 6 * MINUTES, kinds
     # The reaper and the janitor were among them.
@@ -110,11 +93,11 @@ async def test_one_claim_round_serves_all_that_wait(start_lab: StartLab, command
     lab = await start_lab(clock=Clock())
     await waiting_spoolers(lab, 12, ["one"])
 
-    commands.sent.clear()
+    commands.places.clear()
     job = await lab.caller("alice").submit("one")
     await lab.caller("alice").until(job.name, "CLAIMED")
 
-    assert Counter(commands.sent)["aggregate backends"] <= 2
+    assert Counter(commands.places)["aggregate backends"] <= 2
 
 
 async def test_who_was_replaced_at_another_server_is_told(

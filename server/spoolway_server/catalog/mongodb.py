@@ -1,8 +1,9 @@
 """The catalog of several machines: one MongoDB database, shared by any number of processes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -27,26 +28,40 @@ from spoolway_server.catalog.model import AuditEvent, Record, from_microseconds,
 
 __all__ = ["SCHEMA_VERSION", "MongoCatalog"]
 
+_Document = dict[str, Any]
+
 SCHEMA_VERSION = 1
 _LOOK_EVERY_S = 1.0
-"""How often who waits reads one small document."""
+"""How often who waits reads one small document, where no change stream tells of changes."""
+_LOOK_BENEATH_S = 60.0
+"""How often beneath a change stream: an answer also says that the catalog is there."""
+_STREAM_MS = 60_000
+"""One round trip of an idle change stream."""
+_NO_STREAMS = {40573, 115}
+"""MongoDB's codes for a server that is no member of a replica set, or has no change streams at all."""
+_NEW_VERSION: list[_Document] = [
+    {"$match": {"updateDescription.updatedFields.version": {"$exists": True}}},
+    {"$project": {"operationType": 1}},
+]
+_CANCEL_AGAIN_S = 0.2
 _TIME_LIMIT_S = 10.0
 _CONNECT_MS = 3_000
 _DENIED = {13, 18}
 """MongoDB's codes for a wrong login, and for rights that are missing."""
 
-_Document = dict[str, Any]
-
 
 class MongoCatalog(Catalog):
     """Three collections: `catalog_records`, `catalog_audit`, and `catalog_meta` with the counters."""
 
-    def __init__(self, uri: str, database: str) -> None:
-        """Make one for a database; `open` connects."""
+    def __init__(self, uri: str, database: str, *, listeners: Sequence[Any] = ()) -> None:
+        """Make one for a database, with monitors of the driver; `open` connects."""
         self._uri = uri
         self._database = database
+        self._listeners = listeners
         self._client: AsyncMongoClient[_Document] | None = None
         self._changed = asyncio.Event()
+        self._listening: asyncio.Task[None] | None = None
+        self._has_stream = False
 
     def __repr__(self) -> str:
         """Without the address, which holds the password."""
@@ -62,6 +77,7 @@ class MongoCatalog(Catalog):
                     maxPoolSize=4,
                     serverSelectionTimeoutMS=_CONNECT_MS,
                     connectTimeoutMS=_CONNECT_MS,
+                    event_listeners=list(self._listeners),
                 )
             except (PyMongoError, ValueError):
                 # Not the driver's words: they may quote the address.
@@ -79,10 +95,15 @@ class MongoCatalog(Catalog):
 
     async def close(self) -> None:
         """See the interface."""
+        listening, self._listening = self._listening, None
+        while listening is not None and not listening.done():
+            # Again, if need be: the driver may turn a cancellation into an error of its own.
+            listening.cancel()
+            await asyncio.wait({listening}, timeout=_CANCEL_AGAIN_S)
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-        self._changed.set()
+        self._wake()
 
     async def all(self, kind: type[R]) -> list[R]:
         """See the interface."""
@@ -156,16 +177,51 @@ class MongoCatalog(Catalog):
 
     async def wait(self, version: int, timeout: timedelta) -> int:
         """See the interface."""
+        if self._listening is None and self._client is not None:
+            # In a context of its own, without a time limit of whoever waits first.
+            self._listening = asyncio.create_task(self._listen(), context=Context())
         deadline = monotonic() + timeout.total_seconds()
         while True:
-            self._changed.clear()
+            changed = self._changed
             now = await self.version()
             left_s = deadline - monotonic()
             if now != version or left_s <= 0:
                 return now
+            look_in_s = _LOOK_BENEATH_S if self._has_stream else _LOOK_EVERY_S
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, _LOOK_EVERY_S)):
-                    await self._changed.wait()
+                async with asyncio.timeout(min(left_s, look_in_s)):
+                    await changed.wait()
+
+    def _wake(self) -> None:
+        """All who wait look now; any number may wait, and each for the news after its own look."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _listen(self) -> None:
+        """Keep a change stream open, if there are any; looks take over while it is broken."""
+        while True:
+            try:
+                await self._follow()
+            except PyMongoError as error:
+                if getattr(error, "code", None) in _NO_STREAMS:
+                    return
+            except CatalogUnavailable:
+                return
+            finally:
+                self._has_stream = False
+                # Who relies on the stream looks now, and each second from now on.
+                self._wake()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _follow(self) -> None:
+        """Wake at each new version, while the stream lives."""
+        async with await self._meta.watch(_NEW_VERSION, max_await_time_ms=_STREAM_MS) as stream:
+            self._has_stream = True
+            # What came before it was open only a look finds.
+            self._wake()
+            while stream.alive:
+                if await stream.try_next() is not None:
+                    self._wake()
 
     @property
     def _meta(self) -> AsyncCollection[_Document]:
@@ -213,9 +269,9 @@ class MongoCatalog(Catalog):
         return True
 
     async def _tell(self) -> None:
-        """There is a change. Were it lost, others would find it at their next look, a minute later."""
+        """There is a change. Were this lost, others would find it at their next look, minutes later."""
         await self._next("version")
-        self._changed.set()
+        self._wake()
 
     @asynccontextmanager
     async def _asked(self) -> AsyncIterator[None]:
