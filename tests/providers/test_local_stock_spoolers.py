@@ -5,12 +5,13 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from spoolway_providers import rules
-from spoolway_providers.conformance.scene import BACKEND, Scene, token_of
+from spoolway_providers.conformance.scene import BACKEND, ManualClock, Scene, token_of
 from spoolway_providers.errors import Unavailable
 from spoolway_providers.interface import Query
 from spoolway_providers.local import claiming, following
@@ -71,6 +72,23 @@ async def test_urgent_job_is_offered_instead(folder: Folder, scene: Scene) -> No
     await is_offered(folder, urgent)
 
     assert folder.place(ordinary.key) is Place.WAITING
+
+
+async def test_job_past_its_latest_start_is_not_offered(folder: Folder, open_local: OpenLocal) -> None:
+    """Once the latest start of the job that is offered has passed, the next one is offered instead."""
+    clock = ManualClock()
+    scene = await open_local(folder, stock_spoolers=STOCK, options={"clock": clock})
+    late = await scene.submit(expire_at=clock.now + timedelta(seconds=1))
+    later = await scene.submit()
+    await is_offered(folder, late)
+    clock.advance(timedelta(seconds=1))
+    await is_offered(folder, later)
+
+    assert folder.place(late.key) is Place.WAITING
+    expired = await scene.do(late, rules.Due())
+    await settled(scene)
+    assert (expired.state, folder.place(late.key)) == (State.EXPIRED, Place.DELETED)
+    assert offered(folder) == [later.key.id]
 
 
 async def test_nothing_is_offered_while_paused(folder: Folder, scene: Scene) -> None:

@@ -13,7 +13,7 @@ from spoolway_providers.local.index import Index
 from spoolway_providers.local.layout import Layout, Place, list_folder
 from spoolway_providers.local.taking import lock_of
 from spoolway_providers.model import JobKey
-from spoolway_providers.sqlite.documents import decode_policy
+from spoolway_providers.sqlite.documents import decode_policy, to_microseconds
 from spoolway_providers.sqlite.writer import Transaction, one_by_one
 
 __all__ = ["Heads"]
@@ -97,8 +97,9 @@ class Heads:
         return self._index.connection.execute(  # type: ignore[no-any-return]
             "SELECT j.id, f.user, f.place FROM jobs j LEFT JOIN local_files f ON f.seq = j.seq"
             " WHERE j.backend = ? AND j.state = 'QUEUED' AND j.state IN ('QUEUED', 'HELD')"
-            " ORDER BY j.rank, j.seq LIMIT 1",
-            (backend,),
+            # A job whose latest start has passed is the reaper's.
+            " AND (j.due_at IS NULL OR j.due_at > ?) ORDER BY j.rank, j.seq LIMIT 1",
+            (backend, to_microseconds(self._index.now())),
         ).fetchone()
 
     def _offer(self, key: JobKey, user: str) -> None:

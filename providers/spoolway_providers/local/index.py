@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +41,10 @@ class Index:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+
+    def now(self) -> datetime:
+        """By the clock that dates all commits."""
+        return self._engine.now()
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:

@@ -96,6 +96,10 @@ class Engine:
             await worker.close()
         self._woken.set()
 
+    def now(self) -> datetime:
+        """By the clock that dates all commits."""
+        return self._clock()
+
     async def write(self, operation: Operation[Argument, Result], argument: Argument) -> Result:
         """Have `operation` committed; what is returned is on the disk."""
         return await self._mending(lambda: self._write(operation, argument))
