@@ -3,6 +3,7 @@
 import asyncio
 import urllib.request
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers.errors import Unavailable
+from spoolway_providers.interface import Hints
 from spoolway_providers.memory import MemoryProvider
 from spoolway_server import dispatcher as dispatching
 from spoolway_server.app import SpoolwayServer
@@ -154,6 +156,27 @@ async def test_a_storage_in_trouble_is_shown_and_the_scrape_goes_on(
     assert figure(figures, "storage_errors_total", **labels) >= 1
     assert figure(figures, "rpcs_total", method="SubmitJob", code="UNAVAILABLE") == 1
     assert ("spoolway_jobs_queued", frozenset(SIM.items())) not in figures
+
+
+@pytest.mark.parametrize("storage_type", ["memory"], indirect=True)
+async def test_what_a_storage_found_by_a_look_of_its_own_is_a_miss(
+    start_lab: StartLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage with a poll beneath its wake-ups says what that found first."""
+    lab = await start_lab(**ON)
+    await lab.caller("robot").register("sim")
+    provider = lab.storage().provider
+    wait = provider.wait
+
+    async def wait_once(timeout: timedelta) -> Hints:
+        monkeypatch.setattr(provider, "wait", wait)
+        return Hints(frozenset(), changed=True, missed=3)
+
+    monkeypatch.setattr(provider, "wait", wait_once)
+    await lab.caller().submit()
+    await eventually(lambda: provider.wait == wait)
+
+    assert figure(await scrape(lab), "wakeup_misses_total", storage="main") == 3
 
 
 async def test_a_job_that_no_wake_up_told_of_is_a_miss(

@@ -6,7 +6,7 @@ from datetime import timedelta
 from time import perf_counter
 from typing import Any
 
-from spoolway_providers.errors import Conflict, NotFound, ProviderError
+from spoolway_providers.errors import Conflict, NotFound, ProviderError, Unavailable
 from spoolway_providers.interface import Step
 from spoolway_providers.model import new_token
 from spoolway_providers.mongodb.connection import Connection
@@ -15,6 +15,8 @@ __all__ = ["probe"]
 
 Try = tuple[str, Callable[[], Awaitable[Any]], str]
 
+_HEARD_S = 5.0
+"""How soon a change must come."""
 _RIGHTS = "the database user needs the role readWrite on the database"
 
 
@@ -25,9 +27,11 @@ async def probe(connection: Connection) -> list[Step]:
         ("login", tried.log_in, "check host, user name, password, and who may connect"),
         ("write", tried.write, _RIGHTS),
         ("read_back", tried.read_back, "is the storage a single server of a replica set?"),
+        ("list", tried.list, "is the storage a single server of a replica set?"),
         ("conditional_write_race", tried.race, "is this a real MongoDB?"),
+        ("claim_race", tried.race_to_claim, "is this a real MongoDB?"),
         ("server_time", tried.date, "Spoolway needs MongoDB 5.0 or newer"),
-        ("watch", tried.watch, f"without change streams all works, but waits longer; {_RIGHTS}"),
+        ("wake_up", tried.wake_up, f"without change streams all works, but waits longer; {_RIGHTS}"),
         ("delete", tried.remove, _RIGHTS),
     ]
     steps: list[Step] = []
@@ -71,6 +75,12 @@ class _Probe:
             if await self._connection["probes"].find_one({"_id": self._id}) is None:
                 raise NotFound("what was written is not there")
 
+    async def list(self) -> None:
+        with self._connection.reading():
+            found = await self._connection["probes"].find({"_id": self._id}).sort("rev").to_list()
+        if len(found) != 1:
+            raise NotFound("what was written is not listed")
+
     async def race(self) -> None:
         winners = sum(await asyncio.gather(self._move(), self._move()))
         if winners != 1:
@@ -83,17 +93,37 @@ class _Probe:
             )
         return done.matched_count
 
+    async def race_to_claim(self) -> None:
+        winners = sum(await asyncio.gather(*(self._claim(rival) for rival in range(4))))
+        if winners != 1:
+            raise Conflict(f"of four claims {winners} won")
+
+    async def _claim(self, rival: int) -> bool:
+        """As jobs are claimed: the first that is free, by one find-and-modify."""
+        free = {"_id": self._id, "holder": {"$exists": False}}
+        with self._connection.writing():
+            won = await self._connection["probes"].find_one_and_update(
+                free, [{"$set": {"holder": rival}}], sort=[("rev", 1), ("_id", 1)]
+            )
+        return won is not None
+
     async def date(self) -> None:
         change = [{"$set": {"change": self._connection.numbers.number(1), "at": "$$NOW"}}]
         with self._connection.writing():
             await self._connection["probes"].update_one({"_id": self._id}, change)
 
-    async def watch(self) -> None:
+    async def wake_up(self) -> None:
+        """See a change of our own come; a lone server has no streams, and needs none."""
         if not self._connection.has_streams:
             return
+        ours = [{"$match": {"documentKey._id": self._id}}]
         with self._connection.reading():
-            stream = await self._connection["probes"].watch(max_await_time_ms=1)
-            await stream.close()
+            async with await self._connection["probes"].watch(ours, max_await_time_ms=1_000) as stream:
+                await self._connection["probes"].update_one({"_id": self._id}, {"$inc": {"rev": 1}})
+                give_up_at = perf_counter() + _HEARD_S
+                while await stream.try_next() is None:
+                    if perf_counter() > give_up_at:
+                        raise Unavailable("the change stream did not tell of a change")
 
     async def remove(self) -> None:
         with self._connection.writing():
