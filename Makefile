@@ -29,6 +29,9 @@ serve: $(VENV)/.ready ## Keep the service up on 127.0.0.1:50061, its data in ./s
 test: $(VENV)/.ready ## Run the tests, on all cores; ARGS="tests/server -k drain" runs some
 	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
+fuzz: $(VENV)/.ready ## Make 20,000 hostile calls, other ones each time, and tell how they were answered
+	@FUZZ_CALLS=20000 $(BIN)/python -m pytest -q --log-cli-level=INFO tests/server/test_fuzz.py
+
 soak: $(VENV)/.ready ## Open and close 20,000 streams, and tell by how much the server's memory has grown
 	@SOAK_STREAMS=20000 $(BIN)/python -m pytest -q --timeout 600 --log-cli-level=INFO tests/server/test_stream_memory.py
 
@@ -93,7 +96,7 @@ release-contract: $(VENV)/.ready ## At a release: what the breaking-change check
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: release-contract help run serve test lb-test node-test crash fleet bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
+.PHONY: fuzz release-contract help run serve test lb-test node-test crash fleet bench bench-peers soak lint check format dist client-protobuf6 sqooler-test clean proto proto-check
 
 .venv-proto/.ready:
 	@$(PYTHON) -m venv .venv-proto

@@ -67,11 +67,13 @@ def write_config(folder: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def server_process(config: Path) -> AsyncIterator[ServerProcess]:
+async def server_process(config: Path, log: Path | None = None) -> AsyncIterator[ServerProcess]:
+    """A server in a process of its own, which writes its log to a file, if there is one."""
     leash = [sys.executable, "-m", "spoolway_server.cli.leash", "spoolway_server.cli", "serve"]
+    errors = log.open("wb") if log else None  # before anything runs
     process = await asyncio.create_subprocess_exec(
         *leash, "--config", str(config), "--port", "0",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
         env={name: value for name, value in os.environ.items() if not name.startswith("SPOOLWAY_")},
     )  # fmt: skip
     try:
@@ -82,6 +84,8 @@ async def server_process(config: Path) -> AsyncIterator[ServerProcess]:
     finally:
         process.terminate()
         await process.wait()
+        if errors:
+            errors.close()
 
 
 @contextlib.asynccontextmanager
