@@ -64,6 +64,12 @@ class BackendPolicy:
     """How long a job is kept after its end; None: for ever."""
     foreign_claim_timeout: timedelta | None = None
     """How long a job that another program takes is left to it; None: until an operator decides."""
+    user_submits_per_s: int = 0
+    """Jobs that one user may submit a second; 0: no limit."""
+    user_bytes_per_s: int = 0
+    """Bytes of contents that one user may submit a second; 0: no limit."""
+    user_max_queued: int = 0
+    """Jobs of one user that may wait at once; 0: no limit."""
 
 
 class PolicyChanges(TypedDict, total=False):
@@ -84,6 +90,9 @@ class PolicyChanges(TypedDict, total=False):
     round_robin: bool | None
     retention: Seconds | None
     foreign_claim_timeout: Seconds | None
+    user_submits_per_s: int | None
+    user_bytes_per_s: int | None
+    user_max_queued: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +194,9 @@ def _policy(policy: pb.BackendPolicy) -> BackendPolicy:
         round_robin=policy.round_robin,
         retention=_span(policy.retention),
         foreign_claim_timeout=_span(policy.foreign_claim_timeout),
+        user_submits_per_s=policy.user_submits_per_s,
+        user_bytes_per_s=policy.user_bytes_per_s,
+        user_max_queued=policy.user_max_queued,
     )
 
 

@@ -228,6 +228,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How long a job is kept after its end; None: for ever."""
     foreign_claim_timeout: timedelta | None = None
     """How long a job that another program holds is left to it before it is queued again; None: for ever."""
+    user_submits_per_s: int = 0
+    """Jobs that one user may submit a second, at each server; 0: no limit."""
+    user_bytes_per_s: int = 0
+    """Bytes of contents that one user may submit a second, at each server; 0: no limit."""
+    user_max_queued: int = 0
+    """Jobs of one user that may wait at once; 0: no limit."""
 
 
 class Backend(msgspec.Struct, frozen=True):

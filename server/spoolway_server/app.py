@@ -36,6 +36,7 @@ from spoolway_server.metrics import Metrics, measured
 from spoolway_server.operations import Operations
 from spoolway_server.policies import Policies
 from spoolway_server.purges import Purges
+from spoolway_server.quotas import Quotas
 from spoolway_server.roster import Roster
 from spoolway_server.scraping import MetricsPort
 from spoolway_server.services.job_service import JobService
@@ -121,7 +122,9 @@ class SpoolwayServer:
             inline=limits.max_inline_bytes, content=limits.max_content_bytes, result=limits.max_result_bytes
         )
         backends = Backends(self.storages, max_config_bytes=limits.max_config_bytes)
-        jobs = Jobs(self.storages, self.audit, limits=upload_limits, max_depth=limits.max_json_depth)
+        jobs = Jobs(
+            self.storages, self.audit, Quotas(clock), limits=upload_limits, max_depth=limits.max_json_depth
+        )
         self._job_service = JobService(
             storages=self.storages,
             jobs=jobs,
@@ -173,7 +176,13 @@ class SpoolwayServer:
             OSError: the port is taken.
         """
         server = self._grpc = grpc.aio.server(options=self._options())
-        guarded = partial(add_guarded, server=server, gate=self._gate, metrics=self.metrics)
+        guarded = partial(
+            add_guarded,
+            server=server,
+            gate=self._gate,
+            metrics=self.metrics,
+            max_messages_per_s=self._config.limits.max_messages_per_s,
+        )
         guarded(job_service_pb2_grpc.add_JobServiceServicer_to_server, self._job_service)
         guarded(storage_admin_pb2_grpc.add_StorageAdminServicer_to_server, self._storage_admin)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -281,6 +290,10 @@ class SpoolwayServer:
         return [
             ("grpc.max_receive_message_length", self._config.limits.max_receive_bytes),
             ("grpc.max_send_message_length", -1),
+            # Soft limit and hard limit: in between gRPC refuses at random.
+            ("grpc.max_metadata_size", self._config.limits.max_header_bytes),
+            ("grpc.absolute_max_metadata_size", self._config.limits.max_header_bytes),
+            ("grpc.max_concurrent_streams", self._config.limits.max_streams),
             # Two servers on one port would each see half of the calls.
             ("grpc.so_reuseport", 0),
             # Find dead peers behind silent proxies, and let clients ping as often as ours do.

@@ -171,6 +171,13 @@ class LimitSettings(_Section):
     max_config_bytes: Annotated[_Bytes, Field(ge=KiB, le=MiB)] = MiB
     """Largest config of a backend."""
 
+    max_header_bytes: Annotated[_Bytes, Field(ge=4 * KiB, le=MiB)] = 16 * KiB
+    """Largest metadata of a call, token included."""
+    max_streams: Annotated[int, _Number, Field(ge=1, le=1_000_000), Unit("calls")] = 10_000
+    """Most calls under way on one connection; a balancer may have many clients on one. More wait."""
+    max_messages_per_s: Annotated[int, _Number, Field(ge=1, le=1_000_000), Unit("messages")] = 10_000
+    """Most messages a second that are read of one stream; more wait."""
+
     @field_validator("max_receive_bytes", mode="after")
     @classmethod
     def _receives_what_it_accepts(cls, size: int, info: ValidationInfo) -> int:

@@ -34,6 +34,7 @@ class ServiceError(Exception):
         metadata: Mapping[str, object] | None = None,
         retry_after: timedelta | None = None,
         field: str = "",
+        quota_subject: str = "",
     ) -> None:
         """Make an error.
 
@@ -45,6 +46,7 @@ class ServiceError(Exception):
             metadata: facts for programs, such as the limit that was passed.
             retry_after: becomes RetryInfo; UNAVAILABLE has one always.
             field: the request's field at fault; becomes BadRequest.
+            quota_subject: whose quota is used up; becomes QuotaFailure.
         """
         super().__init__(message)
         self.code = code
@@ -55,6 +57,7 @@ class ServiceError(Exception):
         if code is grpc.StatusCode.UNAVAILABLE and retry_after is None:
             self.retry_after = DEFAULT_RETRY_AFTER
         self.field = field
+        self.quota_subject = quota_subject
 
     def trailer(self) -> tuple[tuple[str, bytes], ...]:
         """The trailing metadata that carries google.rpc.Status."""
@@ -77,6 +80,11 @@ class ServiceError(Exception):
                 field=self.field, description=self.message, reason=self.reason
             )
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        if self.quota_subject:
+            used_up = error_details_pb2.QuotaFailure.Violation(
+                subject=self.quota_subject, description=self.message
+            )
+            details.append(error_details_pb2.QuotaFailure(violations=[used_up]))
         if self.retry_after is not None:
             delay = duration_pb2.Duration()
             delay.FromTimedelta(self.retry_after)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import grpc
@@ -88,6 +88,7 @@ def add_guarded(
     server: grpc.aio.Server,
     gate: Gatekeeper,
     metrics: Metrics,
+    max_messages_per_s: int,
 ) -> None:
     """Add a service, each of its calls guarded and counted: an exception becomes the status it stands for.
 
@@ -99,12 +100,14 @@ def add_guarded(
         server: where.
         gate: who lets callers in, before their requests are parsed.
         metrics: what counts the calls.
+        max_messages_per_s: how many messages of a stream are read in a second; more wait.
     """
     methods = _Methods()
     add_to_server(servicer, cast("grpc.aio.Server", methods))
     for service, handlers in methods.by_service.items():
         guarded = {
-            name: _guard(handler, _Method(service, name, gate, metrics)) for name, handler in handlers.items()
+            name: _guard(handler, _Method(service, name, gate, metrics, max_messages_per_s))
+            for name, handler in handlers.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
@@ -125,12 +128,15 @@ class _Methods:
 class _Method:
     """What is the same in all calls of one RPC."""
 
-    def __init__(self, service: str, name: str, gate: Gatekeeper, metrics: Metrics) -> None:
+    def __init__(
+        self, service: str, name: str, gate: Gatekeeper, metrics: Metrics, max_messages_per_s: int
+    ) -> None:
         self.full_name = f"/{service}/{name}"
         self.name = name
         self.gate = gate
         self.metrics = metrics.method(name)
         self.tracing = metrics.tracing
+        self.max_messages_per_s = max_messages_per_s
 
 
 def _guard(handler: Any, method: _Method) -> Handler:
@@ -138,7 +144,7 @@ def _guard(handler: Any, method: _Method) -> Handler:
     # Requests are parsed within the guarded call, else bytes that are no message would be gRPC's
     # UNKNOWN and a traceback in the log.
     wire = {"request_deserializer": None, "response_serializer": handler.response_serializer}
-    read = _streamed(parse) if handler.request_streaming else _single(parse)
+    read = _streamed(parse, method.max_messages_per_s) if handler.request_streaming else _single(parse)
     if handler.request_streaming and handler.response_streaming:
         call = _streaming(handler.stream_stream, read, method)
         return grpc.stream_stream_rpc_method_handler(call, **wire)
@@ -160,20 +166,28 @@ def _single(parse: Callable[[bytes], Any]) -> _Read:
     return lambda raw, _interrupt: parse(raw)
 
 
-def _streamed(parse: Callable[[bytes], Any]) -> _Read:
-    return lambda requests, interrupt: _Parsed(parse, requests, interrupt)
+def _streamed(parse: Callable[[bytes], Any], max_per_s: int) -> _Read:
+    return lambda requests, interrupt: _Parsed(parse, requests, interrupt, max_per_s)
 
 
 class _Parsed:
     """A stream of requests, each parsed when it is read."""
 
     def __init__(
-        self, parse: Callable[[bytes], Any], requests: AsyncIterable[bytes], interrupt: Interrupt | None
+        self,
+        parse: Callable[[bytes], Any],
+        requests: AsyncIterable[bytes],
+        interrupt: Interrupt | None,
+        max_per_s: int,
     ) -> None:
         self._parse = parse
         self._requests = requests
         self._interrupt = interrupt
         self._iterator: AsyncIterator[bytes] | None = None
+        self._max_per_s = max_per_s
+        self._second = 0.0
+        self._read = 0
+        """Messages since `_second` began."""
 
     def __aiter__(self) -> "_Parsed":
         return self
@@ -183,9 +197,19 @@ class _Parsed:
             # Not earlier: gRPC's iterator complains if it is made and never used.
             self._iterator = aiter(self._requests)
         raw = await anext(self._iterator)
+        self._read += 1
+        if self._read > self._max_per_s:
+            await self._wait_for_the_next_second()
         if self._interrupt is not None:
             self._interrupt.check()
         return self._parse(raw)
+
+    async def _wait_for_the_next_second(self) -> None:
+        """What is not read stays with the sender: HTTP/2 lets it send no more than fits in a window."""
+        now = monotonic()
+        if now - self._second < 1:
+            await asyncio.sleep(self._second + 1 - now)
+        self._second, self._read = monotonic(), 1
 
 
 def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[Any], Any]:

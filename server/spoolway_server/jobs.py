@@ -2,13 +2,14 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import grpc
 import msgspec
 
-from spoolway_providers.errors import Conflict, NotFound, ProviderError, Uncertain
+from spoolway_providers.errors import Conflict, NotFound, ProviderError, QueueFull, Uncertain
 from spoolway_providers.interface import Query
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, State
 from spoolway_providers.rules import Cancel, Event, FailHeld, Hold, Retry, Unhold
@@ -21,6 +22,7 @@ from spoolway_server.leases import Update
 from spoolway_server.listing import ListedJobs, Listing
 from spoolway_server.names import job_name
 from spoolway_server.ownership import any_job, job_not_found, own_job
+from spoolway_server.quotas import USER_QUOTA, Quotas
 from spoolway_server.storage import Storage
 from spoolway_server.storages import Storages
 from spoolway_server.uploads import PIECE_BYTES, UploadLimits, content_upload_id, read_pieces, verify
@@ -60,11 +62,22 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     validate_only: bool = False
 
 
+class _Admitted(msgspec.Struct, frozen=True):
+    """A submit that may be stored."""
+
+    draft: Draft
+    full: ServiceError | None
+    """Its user has as many jobs that wait as he may; only a repeat is answered otherwise."""
+
+
 class Jobs:
     """The clients' side of the service."""
 
-    def __init__(self, storages: Storages, audit: Audit, *, limits: UploadLimits, max_depth: int) -> None:
+    def __init__(
+        self, storages: Storages, audit: Audit, quotas: Quotas, *, limits: UploadLimits, max_depth: int
+    ) -> None:
         """Work on `storages`; contents within `limits` and up to `max_depth` levels are taken."""
+        self._quotas = quotas
         self._storages = storages
         self._audit = audit
         self._limits = limits
@@ -74,12 +87,16 @@ class Jobs:
 
     async def submit(self, caller: Principal, request: JobRequest) -> Job | None:
         """Check and store one job; None if only validation was asked for."""
-        storage, draft = await self._admit(caller, request)
-        if request.validate_only:
-            return None
-        outcome = (await self._store(storage, [draft]))[0]
-        if isinstance(outcome, ServiceError):
-            raise outcome
+        try:
+            storage, one = await self._admit(caller, request)
+            if request.validate_only:
+                return None
+            outcome = (await self._store(storage, [one]))[0]
+            if isinstance(outcome, ServiceError):
+                raise outcome
+        except ServiceError as error:
+            await self._quotas.hold_back(caller, error)
+            raise
         return outcome
 
     async def submit_many(
@@ -87,38 +104,52 @@ class Jobs:
     ) -> list[Job | ServiceError | None]:
         """Check and store jobs, those of one storage in one commit; one answer for each, in order."""
         outcomes: list[Job | ServiceError | None] = [None] * len(requests)
-        groups: dict[Storage, list[tuple[int, Draft]]] = {}
+        groups: dict[Storage, list[tuple[int, _Admitted]]] = {}
+        ahead: Counter[str] = Counter()
         for index, request in enumerate(requests):
             if isinstance(request, ServiceError):
                 outcomes[index] = request
                 continue
             try:
-                storage, draft = await self._admit(caller, request)
+                storage, one = await self._admit(caller, request, ahead)
             except ServiceError as error:
                 outcomes[index] = error
             except ProviderError as error:
                 outcomes[index] = from_provider_error(error)
             else:
                 if not request.validate_only:
-                    groups.setdefault(storage, []).append((index, draft))
-        for storage, drafts in groups.items():
+                    groups.setdefault(storage, []).append((index, one))
+        for storage, admitted in groups.items():
             try:
-                stored = await self._store(storage, [draft for _, draft in drafts])
+                stored = await self._store(storage, [one for _, one in admitted])
             except ProviderError as error:
                 # Jobs for other storages may be stored by now: each job stands for itself.
-                stored = [from_provider_error(error)] * len(drafts)
-            for (index, _), outcome in zip(drafts, stored, strict=True):
+                stored = [from_provider_error(error)] * len(admitted)
+            for (index, _), outcome in zip(admitted, stored, strict=True):
                 outcomes[index] = outcome
+        for answer in outcomes:
+            if isinstance(answer, ServiceError) and answer.reason == USER_QUOTA:
+                await self._quotas.hold_back(caller, answer)
+                break
         return outcomes
 
-    async def _admit(self, caller: Principal, request: JobRequest) -> tuple[Storage, Draft]:
+    async def _admit(
+        self, caller: Principal, request: JobRequest, ahead: Counter[str] | None = None
+    ) -> "tuple[Storage, _Admitted]":
+        """Check a submit; `ahead` counts those of the same call by backend."""
         storage, backend = await self._storages.find_backend(request.backend)
         storage.require_active()
         _check_options(request, storage)
-        content = await self._content(caller, storage, backend, request)
         policy = storage.policy(backend.name)
+        size = request.upload.size if request.upload else len(request.content)
+        self._quotas.spend(caller, backend.name, policy, size)
+        content = await self._content(caller, storage, backend, request)
+        waiting = ahead[backend.name] if ahead else 0
+        full = await self._quotas.waiting_refusal(caller, storage, backend.name, policy, waiting)
+        if ahead is not None:
+            ahead[backend.name] += 1
         limits = [t for t in (request.max_run_time, policy.max_run_time) if t is not None]
-        return storage, Draft(
+        draft = Draft(
             backend=backend.name,
             owner=caller.name,
             content=content,
@@ -132,8 +163,11 @@ class Jobs:
             max_attempts=min(request.max_attempts or policy.max_attempts, policy.max_attempts),
             round_robin=policy.round_robin,
             is_late=_is_late(request, storage),
-            max_queued=policy.max_queued,
+            # Whose quota is full has a job that waits: refused by the storage, but for the repeat of an
+            # earlier submit, which only the storage knows.
+            max_queued=1 if full else policy.max_queued,
         )
+        return storage, _Admitted(draft, full)
 
     async def _content(
         self, caller: Principal, storage: Storage, backend: Backend, request: JobRequest
@@ -166,7 +200,8 @@ class Jobs:
         else:
             rules.check(job, size=len(content))
 
-    async def _store(self, storage: Storage, drafts: Sequence[Draft]) -> list[Job | ServiceError]:
+    async def _store(self, storage: Storage, admitted: "Sequence[_Admitted]") -> list[Job | ServiceError]:
+        drafts = [one.draft for one in admitted]
         storage.expect_jobs({draft.backend for draft in drafts})
         try:
             outcomes = await storage.provider.submit(drafts)
@@ -181,7 +216,7 @@ class Jobs:
         for draft, outcome in zip(drafts, outcomes, strict=True):
             if isinstance(outcome, Job):
                 storage.metrics.backend(draft.backend).submitted.inc()
-        return [from_provider_error(o) if isinstance(o, ProviderError) else o for o in outcomes]
+        return [_answer(one, outcome) for one, outcome in zip(admitted, outcomes, strict=True)]
 
     @staticmethod
     async def _submit_again(
@@ -316,6 +351,12 @@ class Jobs:
         job = await any_job(storage, key, name, field="name")
         async with self._audit.of(caller, what, job_name(key)):
             return await storage.leases.apply_one(Update(key, event, known=job))
+
+
+def _answer(admitted: _Admitted, outcome: Job | ProviderError) -> Job | ServiceError:
+    if isinstance(outcome, QueueFull) and admitted.full is not None:
+        return admitted.full
+    return from_provider_error(outcome) if isinstance(outcome, ProviderError) else outcome
 
 
 def result_ref(job: Job) -> BlobRef:

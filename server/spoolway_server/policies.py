@@ -23,6 +23,7 @@ SHORTEST_RETENTION = timedelta(minutes=1)
 """Time to fetch a result."""
 MOST_ATTEMPTS = 100
 MOST_QUEUED = 1_000_000
+MOST_BYTES = 1 << 40
 
 
 class Policies:
@@ -85,6 +86,9 @@ def _check(policy: Policy, changes: Mapping[str, Any], storage: Storage) -> None
         "max_queued": (0, MOST_QUEUED),
         "retention": (SHORTEST_RETENTION, LONGEST_RUN),
         "foreign_claim_timeout": (timedelta(seconds=1), LONGEST_RUN),
+        "user_submits_per_s": (0, MOST_QUEUED),
+        "user_bytes_per_s": (0, MOST_BYTES),
+        "user_max_queued": (0, MOST_QUEUED),
     }
     for field in ranges.keys() & changes.keys():
         value, (least, most) = getattr(policy, field), ranges[field]

@@ -159,6 +159,9 @@ def policy_to_proto(policy: Policy) -> job_pb2.BackendPolicy:
         round_robin=policy.round_robin,
         retention=duration(policy.retention),
         foreign_claim_timeout=duration(policy.foreign_claim_timeout),
+        user_submits_per_s=policy.user_submits_per_s,
+        user_bytes_per_s=policy.user_bytes_per_s,
+        user_max_queued=policy.user_max_queued,
     )
 
 

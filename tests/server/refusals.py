@@ -23,6 +23,7 @@ class Refused:
     metadata: dict[str, str] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
     retry_after: timedelta | None = None
+    quota_subjects: tuple[str, ...] = ()
 
 
 def error_info(error: grpc.aio.AioRpcError) -> Refused:
@@ -36,12 +37,13 @@ def error_info(error: grpc.aio.AioRpcError) -> Refused:
     info = error_details_pb2.ErrorInfo()
     bad = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
+    quota = error_details_pb2.QuotaFailure()
     delay = None
     for detail in status.details:
         if detail.Unpack(retry):
             delay = retry.retry_delay.ToTimedelta()
         else:
-            assert detail.Unpack(info) or detail.Unpack(bad)
+            assert detail.Unpack(info) or detail.Unpack(bad) or detail.Unpack(quota)
     return Refused(
         code=error.code(),
         message=status.message,
@@ -50,6 +52,7 @@ def error_info(error: grpc.aio.AioRpcError) -> Refused:
         metadata=dict(info.metadata),
         fields=tuple(violation.field for violation in bad.field_violations),
         retry_after=delay,
+        quota_subjects=tuple(violation.subject for violation in quota.violations),
     )
 
 

@@ -637,6 +637,9 @@ class BackendPolicy(_message.Message):
     ROUND_ROBIN_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     FOREIGN_CLAIM_TIMEOUT_FIELD_NUMBER: _builtins.int
+    USER_SUBMITS_PER_S_FIELD_NUMBER: _builtins.int
+    USER_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    USER_MAX_QUEUED_FIELD_NUMBER: _builtins.int
     paused: _builtins.bool
     """No jobs are handed out while set."""
     max_attempts: _builtins.int
@@ -647,6 +650,16 @@ class BackendPolicy(_message.Message):
     """Jobs that may wait at once; 0: no limit."""
     round_robin: _builtins.bool
     """Whether owners take turns, instead of first come, first served."""
+    user_submits_per_s: _builtins.int
+    """Jobs that one user may submit a second, at each server; beyond it RESOURCE_EXHAUSTED (USER_QUOTA) with RetryInfo
+    and QuotaFailure, as with the two that follow. 0: no limit.
+    """
+    user_bytes_per_s: _builtins.int
+    """Bytes of contents that one user may submit a second, at each server; a larger one passes after a pause. 0: no
+    limit.
+    """
+    user_max_queued: _builtins.int
+    """Jobs of one user that may wait at once; what is submitted at the same moment may go beyond it. 0: no limit."""
     @_builtins.property
     def lease_ttl(self) -> _duration_pb2.Duration:
         """How long a lease lasts without a heartbeat."""
@@ -694,10 +707,13 @@ class BackendPolicy(_message.Message):
         round_robin: _builtins.bool = ...,
         retention: _duration_pb2.Duration | None = ...,
         foreign_claim_timeout: _duration_pb2.Duration | None = ...,
+        user_submits_per_s: _builtins.int = ...,
+        user_bytes_per_s: _builtins.int = ...,
+        user_max_queued: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_grace", b"cancel_grace", "foreign_claim_timeout", b"foreign_claim_timeout", "lease_ttl", b"lease_ttl", "lost_timeout", b"lost_timeout", "max_run_time", b"max_run_time", "resume_grace", b"resume_grace", "retention", b"retention"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_grace", b"cancel_grace", "foreign_claim_timeout", b"foreign_claim_timeout", "lease_ttl", b"lease_ttl", "lost_timeout", b"lost_timeout", "max_attempts", b"max_attempts", "max_crashes", b"max_crashes", "max_queued", b"max_queued", "max_run_time", b"max_run_time", "paused", b"paused", "resume_grace", b"resume_grace", "retention", b"retention", "round_robin", b"round_robin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_grace", b"cancel_grace", "foreign_claim_timeout", b"foreign_claim_timeout", "lease_ttl", b"lease_ttl", "lost_timeout", b"lost_timeout", "max_attempts", b"max_attempts", "max_crashes", b"max_crashes", "max_queued", b"max_queued", "max_run_time", b"max_run_time", "paused", b"paused", "resume_grace", b"resume_grace", "retention", b"retention", "round_robin", b"round_robin", "user_bytes_per_s", b"user_bytes_per_s", "user_max_queued", b"user_max_queued", "user_submits_per_s", b"user_submits_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,6 +102,15 @@ async def policy(
     foreign_claim_timeout: Annotated[
         float | None, _seconds("How long a job that another program takes is left to it.")
     ] = None,
+    user_submits_per_s: Annotated[
+        int | None, _number("Jobs that one user may submit a second; 0 is no limit.", 0)
+    ] = None,
+    user_bytes_per_s: Annotated[
+        int | None, _number("Bytes that one user may submit a second; 0 is no limit.", 0)
+    ] = None,
+    user_max_queued: Annotated[
+        int | None, _number("Jobs of one user that may wait; 0 is no limit.", 0)
+    ] = None,
     default: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help="A field, such as max_attempts, that the server is to decide."),
@@ -127,6 +136,9 @@ async def policy(
         "round_robin": round_robin,
         "retention": retention,
         "foreign_claim_timeout": foreign_claim_timeout,
+        "user_submits_per_s": user_submits_per_s,
+        "user_bytes_per_s": user_bytes_per_s,
+        "user_max_queued": user_max_queued,
     }
     changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     for field in default or ():
