@@ -33,6 +33,8 @@ KINDS = {
     "user",
 }
 """Of texts that mean something to the server; by the name of a field, or what stands behind it."""
+PLACES = {"path", "base_path"}
+"""Where an admin may have the server make files: only where the known ones say."""
 NAMED_BY = {"Storage": "storage", "Backend": "backend", "Token": "token"}
 """What `name` means in messages whose own name has this word; else a job's."""
 TEXTS = [
@@ -133,6 +135,8 @@ class _Values:
             own = self._known[_kind_of(field)]
             # Looked up when it is drawn: jobs come and go.
             good = st.integers(0, 1000).map(lambda number: own[number % len(own)])
+            if field.name in PLACES:
+                return good
             return self._mostly(good, st.sampled_from(TEXTS) | st.text(max_size=20))
         if field.type == FieldDescriptor.TYPE_BYTES:
             documents = st.sampled_from([b"{}", b'{"a": 1}'])
