@@ -49,6 +49,15 @@ def test_login_needs_all_its_fields(account: DropboxAccount, field: str) -> None
         DropboxProvider.from_login({**account.login, "password": "x"})
 
 
+def test_backends_with_stock_spoolers_are_names(account: DropboxAccount) -> None:
+    """They are separated by commas, and what is no name of a backend is refused."""
+    provider = DropboxProvider.from_login({**account.login, "stock_spoolers": " a, b,,"})
+    with pytest.raises(ValueError, match="stock_spoolers"):
+        DropboxProvider.from_login({**account.login, "stock_spoolers": "a,../b"})
+
+    assert provider._stock_spoolers == {"a", "b"}
+
+
 def test_secrets_are_marked_and_never_shown(account: DropboxAccount) -> None:
     """The secret fields are known as such, and no text of the provider holds them."""
     provider = DropboxProvider.from_login({**account.login, "server_address": "lab-1:50061"})

@@ -369,6 +369,7 @@ class DropboxLogin(_message.Message):
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     SERVER_ADDRESS_FIELD_NUMBER: _builtins.int
     AUTHORIZATION_CODE_FIELD_NUMBER: _builtins.int
+    STOCK_SPOOLERS_FIELD_NUMBER: _builtins.int
     app_key: _builtins.str
     """App key, from the app console."""
     app_secret: _builtins.str
@@ -381,6 +382,8 @@ class DropboxLogin(_message.Message):
     """Instead of refresh_token: the code that the page of GetSignInPage shows. The server turns it into a refresh
     token, which never leaves it. Good once and for some minutes. Secret.
     """
+    stock_spoolers: _builtins.str
+    """Backends, separated by commas, that spoolers of today's systems take jobs of beside this server."""
     def __init__(
         self,
         *,
@@ -389,10 +392,11 @@ class DropboxLogin(_message.Message):
         refresh_token: _builtins.str = ...,
         server_address: _builtins.str = ...,
         authorization_code: _builtins.str = ...,
+        stock_spoolers: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "app_secret", b"app_secret", "authorization_code", b"authorization_code", "refresh_token", b"refresh_token", "server_address", b"server_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_key", b"app_key", "app_secret", b"app_secret", "authorization_code", b"authorization_code", "refresh_token", b"refresh_token", "server_address", b"server_address", "stock_spoolers", b"stock_spoolers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,8 +25,9 @@ from spoolway_providers.model import (
     Transition,
 )
 
-__all__ = ["adopt", "followed", "is_foreign_end", "set_aside", "spoiled"]
+__all__ = ["adopt", "ended_silently", "followed", "is_foreign_end", "set_aside", "spoiled"]
 
+_RESULT_MISSING = Failure("RESULT_MISSING", "it lies among the finished jobs, but has no result")
 _NO_MESSAGE = "the program that ran it gave no reason"
 
 
@@ -56,8 +57,7 @@ def adopt(
         case Place.QUEUED:
             return job
         case Place.FINISHED:
-            failure = Failure("RESULT_MISSING", "it lies among the finished jobs, but has no result")
-            return _entered(job, now, State.ERROR, Reason.FAILED, error=failure)
+            return _entered(job, now, State.ERROR, Reason.FAILED, error=_RESULT_MISSING)
         case _:
             return _entered(job, now, State.HELD, Reason.IMPORTED)
 
@@ -89,6 +89,14 @@ def followed(job: Job, *, place: Place, status: Status | None, result: BlobRef |
     if place is Place.RUNNING and job.state in {State.QUEUED, State.HELD}:
         return _entered(job, now, State.RUNNING, Reason.FOREIGN, due_at=None)
     return job
+
+
+def ended_silently(job: Job, *, place: Place, result: BlobRef | None, now: datetime) -> Job:
+    """A job that another program has put among those that have ended, without a word of how."""
+    if place is Place.FINISHED and result is not None:
+        return _entered(job, now, State.DONE, result=result, fraction=1.0, due_at=None)
+    failure = _RESULT_MISSING if place is Place.FINISHED else Failure("FAILED", _NO_MESSAGE)
+    return _entered(job, now, State.ERROR, Reason.FAILED, error=failure, due_at=None)
 
 
 def is_foreign_end(status: Status | None) -> bool:

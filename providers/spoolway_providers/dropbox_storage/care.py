@@ -8,7 +8,7 @@ from typing import Any
 from spoolway_providers.dropbox_storage.commits import write_status
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.placing import bring, follow_file
-from spoolway_providers.dropbox_storage.reading import Reader
+from spoolway_providers.dropbox_storage.reading import ENDED, Reader
 from spoolway_providers.dropbox_storage.snapshot import SnapshotKeeper
 from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.errors import Corrupt, NotOwner, ProviderError
@@ -86,6 +86,7 @@ class Care:
         tenure = self._tenure
         now = tenure.calls.monotonic()
         await self._settle_doubts()
+        await self._settle_unsaid(now)
         await self._write(self._due_statuses(now))
         since = min(tenure.misplaced.values(), default=now)
         if now - since >= tenure.timings.place_after_s:
@@ -148,6 +149,23 @@ class Care:
             tenure.doubts.discard(entry.key)
             tenure.index.release(entry)
             tenure.note_place(entry)
+
+    async def _settle_unsaid(self, now: float) -> None:
+        """End jobs that another program has ended without a word, or with one that we have not heard of."""
+        tenure = self._tenure
+        due = [key for key, at in tenure.unsaid.items() if now - at >= tenure.timings.word_after_s]
+        await _each(self._entries(due), self._settle_unsaid_one)
+        for key in due:
+            tenure.unsaid.pop(key, None)
+
+    async def _settle_unsaid_one(self, entry: Entry) -> None:
+        async with entry.lock:
+            job = entry.job
+            if job is None or job.is_terminal or job.holder is not None or entry.place not in ENDED:
+                return
+            self._tenure.index.put(entry, await self._reader.ended_at_last(entry, job))
+            self._tenure.write_later(entry, 0.0)
+            self._tenure.note_place(entry)
 
     async def _clear(self) -> None:
         """Remove what nobody needs."""

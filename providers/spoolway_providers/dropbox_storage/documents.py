@@ -47,6 +47,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """The highest place in the order of submission that was given."""
     released: bool = False
     """It has left; anybody may take over at once."""
+    settled: bool = False
+    """And has finished all that it had begun: what lies at odds since then, another program did."""
     host: str = ""
     """Names the machine's boot and the process's namespace: where `pid` means the same process."""
     pid: int = 0

@@ -94,5 +94,8 @@ def place_of(job: Job, now: Place) -> Place:
             return Place.FINISHED
         case State.ERROR | State.CANCELLED | State.EXPIRED:
             return now if now is Place.FINISHED else Place.DELETED
+        case State.RUNNING if job.reason is Reason.FOREIGN and now is not Place.QUEUED:
+            # Whoever has it moves it.
+            return now
         case _:
             return Place.RUNNING

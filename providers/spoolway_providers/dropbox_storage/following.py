@@ -3,11 +3,11 @@
 from spoolway_providers.dropbox_storage.adoption import followed, is_foreign_end
 from spoolway_providers.dropbox_storage.backends import Backends
 from spoolway_providers.dropbox_storage.client import FileInfo
-from spoolway_providers.dropbox_storage.documents import Status, decode_status
+from spoolway_providers.dropbox_storage.documents import Status
 from spoolway_providers.dropbox_storage.entries import Entry
 from spoolway_providers.dropbox_storage.names import Found, Kind, Place
-from spoolway_providers.dropbox_storage.placing import follow_file, taken_by_another
-from spoolway_providers.dropbox_storage.reading import Reader
+from spoolway_providers.dropbox_storage.placing import ended_by_another, follow_file, taken_by_another
+from spoolway_providers.dropbox_storage.reading import ENDED, Reader
 from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.dropbox_storage.tree import Heed
 
@@ -46,8 +46,7 @@ class Follower(Heed):
             if place is Place.RUNNING:
                 taken_by_another(tenure, entry)
             else:
-                await self._end_told_elsewhere(entry, tenure.layout.status(entry.key, "None"))
-                await self._follow(entry, await self._reader.status(entry))
+                await self._ended(entry)
             tenure.note_place(entry)
 
     async def document_changed(self, info: FileInfo, found: Found) -> None:
@@ -68,7 +67,7 @@ class Follower(Heed):
                 return
             if info.path.lower() != entry.status_path.lower():
                 tenure.mirror.set(info)
-                await self._end_told_elsewhere(entry, info.path)
+                await self._end_told_elsewhere(entry)
                 return
             known = tenure.mirror.get(entry.status_path)
             status = await self._reader.status(entry)
@@ -80,14 +79,27 @@ class Follower(Heed):
             else:
                 await self._follow(entry, status)
 
-    async def _end_told_elsewhere(self, entry: Entry, path: str) -> None:
-        """Today's spoolers tell the end of a job in the folder of the user `None`."""
-        if entry.job is None or entry.job.is_terminal or entry.place is Place.QUEUED:
+    async def _end_told_elsewhere(self, entry: Entry) -> bool:
+        """Today's spoolers tell the end of a job in the folder of the user `None`; whether they have."""
+        if entry.job is None or entry.job.is_terminal:
+            return False
+        end = await self._reader.told_end(entry, entry.job)
+        if end is not None:
+            await self._follow(entry, end)
+        return end is not None
+
+    async def _ended(self, entry: Entry) -> None:
+        """A job's file was moved to those that have ended, or back; how it ended may be told later."""
+        if await self._end_told_elsewhere(entry):
             return
-        found = await self._tenure.calls.download(path)
-        status = decode_status(found[1]) if found is not None else None
-        if is_foreign_end(status):
+        status, job = await self._reader.status(entry), entry.job
+        waits_for_word = (
+            job is not None and not job.is_terminal and job.holder is None and entry.place in ENDED
+        )
+        if not waits_for_word or is_foreign_end(status):
             await self._follow(entry, status)
+            return
+        ended_by_another(self._tenure, entry)
 
     async def _follow(self, entry: Entry, status: Status | None) -> None:
         """Take over what another program says of a job, and write our record beside its words."""

@@ -19,6 +19,7 @@ __all__ = [
     "Layout",
     "Numbering",
     "Place",
+    "backends_of",
     "id_of",
     "is_after",
     "rank_of",
@@ -103,6 +104,10 @@ class Layout:
         """The path of a job's status."""
         return f"{self.files}/Status/{key.backend}/{user}/status-{key.id}.json"
 
+    def status_of_nobody(self, key: JobKey) -> str:
+        """The path of a status that a spooler of today's systems writes, which does not know the user."""
+        return self.status(key, "None")
+
     def result(self, key: JobKey, user: str) -> str:
         """The path of a job's result."""
         return f"{self.files}/Result/{key.backend}/{user}/result-{key.id}.json"
@@ -145,6 +150,15 @@ class Layout:
             case ["config", backend, _] if name == "config.json" and _BACKEND.fullmatch(backend.lower()):
                 return Found(Kind.CONFIG, backend.lower())
         return None
+
+
+def backends_of(field: str, text: str) -> frozenset[str]:
+    """The backends that a login's field names, separated by commas. ValueError: one is no such name."""
+    names = {name.strip() for name in text.split(",")} - {""}
+    for name in sorted(names):
+        if not _BACKEND.fullmatch(name):
+            raise ValueError(f"{field}: {name!r} is no name of a backend")
+    return frozenset(names)
 
 
 def _job(stem: str, backend: str, place: Place, user: str = "") -> Found | None:

@@ -68,16 +68,18 @@ class Office:
     async def leave(self) -> None:
         """Finish what is under way, and make room for the next owner."""
         tenure = self.tenure
+        is_settled = False
         try:
             async with asyncio.timeout(tenure.timings.patience_s):
                 await tenure.settle()
                 await self.care.finish()
+                is_settled = True
         except (ProviderError, TimeoutError):
             # The next owner finishes it.
             pass
         await self.stop()
         try:
-            await tenure.ownership.release()
+            await tenure.ownership.release(settled=is_settled)
         except ProviderError:
             # The next owner waits.
             return
@@ -107,5 +109,6 @@ class Office:
                 lease = backend.policy.lease_ttl + backend.policy.resume_grace
                 amnesty_s = max(amnesty_s, lease.total_seconds())
         tenure.had_clean_start = before is None or before.released
+        tenure.is_settled = before is not None and before.settled
         tenure.amnesty_ends_at = tenure.calls.monotonic() + amnesty_s
         tenure.sessions.pardon(tenure.amnesty_ends_at)

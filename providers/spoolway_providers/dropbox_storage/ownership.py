@@ -96,9 +96,9 @@ class Ownership:
         if not await self._write(self.last_seq(), released=False):
             raise NotOwner(self._successor)
 
-    async def release(self) -> None:
-        """Leave, so that another need not wait."""
-        await self._write(self.last_seq(), released=True)
+    async def release(self, *, settled: bool) -> None:
+        """Leave, so that another need not wait; `settled` says that nothing is left half done."""
+        await self._write(self.last_seq(), released=True, settled=settled)
 
     def check(self) -> None:
         """Raise unless this server may write now."""
@@ -113,7 +113,7 @@ class Ownership:
         """Whether another server has taken over."""
         return bool(self._successor)
 
-    async def _write(self, last_seq: int, *, released: bool) -> bool:
+    async def _write(self, last_seq: int, *, released: bool, settled: bool = False) -> bool:
         """Write the document by rev; whether it is still, or again, ours."""
         self._beat += 1
         document = Owner(
@@ -122,6 +122,7 @@ class Ownership:
             beat=self._beat,
             last_seq=last_seq,
             released=released,
+            settled=settled,
             host=_host(),
             pid=os.getpid(),
             pid_start=_start_of(os.getpid()) or "",

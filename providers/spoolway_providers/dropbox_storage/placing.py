@@ -9,7 +9,7 @@ from spoolway_providers.dropbox_storage.names import Place
 from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.model import State
 
-__all__ = ["bring", "follow_file", "spoil", "taken_by_another"]
+__all__ = ["bring", "ended_by_another", "follow_file", "spoil", "taken_by_another"]
 
 
 async def bring(tenure: Tenure, entry: Entry, place: Place) -> bool:
@@ -71,6 +71,8 @@ async def follow_file(tenure: Tenure, entry: Entry, *, by_another: bool) -> None
             _note(tenure, entry, place, path)
             if by_another and place is Place.RUNNING:
                 taken_by_another(tenure, entry)
+            elif by_another and place is not Place.QUEUED:
+                ended_by_another(tenure, entry)
             return
     spoil(tenure, entry, "its file was removed by another program")
 
@@ -80,12 +82,28 @@ def taken_by_another(tenure: Tenure, entry: Entry) -> None:
     job = entry.job
     if job is None or job.state not in {State.QUEUED, State.HELD}:
         return
-    if tenure.is_amnesty:
+    if tenure.is_amnesty and entry.key.backend not in tenure.stock_spoolers:
         # More likely a late move of the owner before, which gave it to nobody.
         return
-    status = followed(job, place=Place.RUNNING, status=None, result=None, now=tenure.clock())
-    tenure.index.put(entry, status)
-    tenure.write_later(entry, 0.0)
+    _mark_foreign(tenure, entry)
+
+
+def ended_by_another(tenure: Tenure, entry: Entry) -> None:
+    """Another program has put a job among those that have ended; how it ended may be told a little later."""
+    job = entry.job
+    if job is None or job.is_terminal or job.holder is not None:
+        return
+    _mark_foreign(tenure, entry)
+    tenure.unsaid.setdefault(entry.key, tenure.calls.monotonic())
+
+
+def _mark_foreign(tenure: Tenure, entry: Entry) -> None:
+    """Another program has a job that waited."""
+    job = entry.job
+    if job is not None and job.state in {State.QUEUED, State.HELD}:
+        taken = followed(job, place=Place.RUNNING, status=None, result=None, now=tenure.clock())
+        tenure.index.put(entry, taken)
+        tenure.write_later(entry, 0.0)
 
 
 def spoil(tenure: Tenure, entry: Entry, message: str) -> None:

@@ -11,7 +11,7 @@ from spoolway_providers.dropbox_storage import blobs, claims, commits, removals,
 from spoolway_providers.dropbox_storage.calls import CONNECTIONS, Calls
 from spoolway_providers.dropbox_storage.client import Client, Login
 from spoolway_providers.dropbox_storage.index import cursor_after
-from spoolway_providers.dropbox_storage.names import Layout
+from spoolway_providers.dropbox_storage.names import Layout, backends_of
 from spoolway_providers.dropbox_storage.office import Office
 from spoolway_providers.dropbox_storage.ownership import Ownership, seconds_awake_or_asleep
 from spoolway_providers.dropbox_storage.probing import probe
@@ -64,6 +64,11 @@ class DropboxProvider(Provider):
             "Where this server is reached: what others that use the account are told; its host's name",
             required=False,
         ),
+        LoginField(
+            "stock_spoolers",
+            "Backends, separated by commas, that spoolers of today's systems take jobs of beside us.",
+            required=False,
+        ),
     )
 
     def __init__(
@@ -75,6 +80,7 @@ class DropboxProvider(Provider):
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = seconds_awake_or_asleep,
         timings: Timings | None = None,
+        stock_spoolers: frozenset[str] = frozenset(),
     ) -> None:
         """Make one for an account.
 
@@ -85,6 +91,7 @@ class DropboxProvider(Provider):
             clock: The wall clock.
             monotonic: In seconds; only goes forward, also while the machine sleeps.
             timings: How long things take.
+            stock_spoolers: Backends whose jobs spoolers of today's systems take beside us.
         """
         self._login = login
         self._address = address or socket.gethostname()
@@ -92,6 +99,7 @@ class DropboxProvider(Provider):
         self._clock = clock
         self._monotonic = monotonic
         self._timings = timings or Timings()
+        self._stock_spoolers = stock_spoolers
         self._calls: Calls | None = None
         self._ownership: Ownership | None = None
         self._office: Office | None = None
@@ -102,17 +110,18 @@ class DropboxProvider(Provider):
     @classmethod
     def from_login(cls, login: Mapping[str, Any]) -> Self:
         """Make one from the login's fields."""
-        known = {field.name for field in cls.login_fields}
-        if set(login) - known:
+        known = {field.name: field for field in cls.login_fields}
+        if set(login) - set(known):
             raise ValueError(
-                f"a dropbox storage takes no login field {', '.join(sorted(set(login) - known))!r}"
+                f"a dropbox storage takes no login field {', '.join(sorted(set(login) - set(known)))!r}"
             )
-        for name in known:
+        for name, field in known.items():
             value = login.get(name, "")
-            if not isinstance(value, str) or (not value and name != "server_address"):
+            if not isinstance(value, str) or (not value and field.required):
                 raise ValueError(f"{name}: must be a text that is not empty")
         signs_in = {name: login[name] for name in ("app_key", "app_secret", "refresh_token")}
-        return cls(Login(**signs_in), address=login.get("server_address", ""))
+        stock_spoolers = backends_of("stock_spoolers", login.get("stock_spoolers", ""))
+        return cls(Login(**signs_in), address=login.get("server_address", ""), stock_spoolers=stock_spoolers)
 
     @classmethod
     def sign_in_page(cls, login: Mapping[str, Any]) -> str:
@@ -153,7 +162,9 @@ class DropboxProvider(Provider):
         ownership = self._ownership
         assert ownership is not None  # noqa: S101 - made together with the calls
         before = await ownership.acquire()
-        tenure = Tenure(self._calls, ownership, self._layout, _CAPABILITIES, self._clock)
+        tenure = Tenure(
+            self._calls, ownership, self._layout, _CAPABILITIES, self._clock, self._stock_spoolers
+        )
         office = Office(tenure, self._lose_office)
         try:
             await office.start(before)
@@ -377,7 +388,7 @@ def _app_of(login: Mapping[str, Any]) -> tuple[str, str]:
 async def _leave_quietly(ownership: Ownership) -> None:
     """Make room for the next owner, if Dropbox lets us."""
     try:
-        await ownership.release()
+        await ownership.release(settled=False)
     except ProviderError:
         return
 

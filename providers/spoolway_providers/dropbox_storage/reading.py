@@ -4,9 +4,15 @@ import asyncio
 from collections.abc import Iterable
 
 from spoolway_providers.digests import blob_ref
-from spoolway_providers.dropbox_storage.adoption import adopt, followed, is_foreign_end, set_aside
+from spoolway_providers.dropbox_storage.adoption import (
+    adopt,
+    ended_silently,
+    followed,
+    is_foreign_end,
+    set_aside,
+)
 from spoolway_providers.dropbox_storage.documents import Status, decode_status
-from spoolway_providers.dropbox_storage.entries import Entry
+from spoolway_providers.dropbox_storage.entries import Entry, place_of
 from spoolway_providers.dropbox_storage.names import Place, is_after, seq_of_id
 from spoolway_providers.dropbox_storage.requests import digest_of
 from spoolway_providers.dropbox_storage.tenure import Request, Tenure
@@ -18,16 +24,19 @@ from spoolway_providers.model import (
     BlobRef,
     Job,
     JobKey,
+    State,
     content_blob_id,
     result_blob_id,
 )
 
-__all__ = ["Reader"]
+__all__ = ["ENDED", "Reader"]
 
 READERS = 8
 """Statuses that are read side by side; so there are threads left for what somebody waits for."""
 TROUBLE_S = 5.0
 """Between two tries while Dropbox does not answer."""
+ENDED = frozenset({Place.FINISHED, Place.DELETED})
+"""The folders of jobs that have ended."""
 IMPORTED = "imported"
 """Stands for the token in the id of a result that another program has made."""
 
@@ -116,6 +125,8 @@ class Reader:
         before = entry.job
         try:
             status = await self.status(entry)
+            if before is None:
+                status = await self._fuller(entry, status)
         except Corrupt as error:
             if before is not None:
                 raise
@@ -124,6 +135,8 @@ class Reader:
         fingerprint = entry.fingerprint
         if status is not None and status.job is not None and status.job.key == entry.key:
             job, fingerprint = status.job, status.fingerprint
+            if before is None and self.is_at_odds(entry, job):
+                job = await self._caught_up(entry, job)
         elif before is not None:
             job = await self._follow(entry, before, status)
         else:
@@ -164,6 +177,90 @@ class Reader:
         info, data = found
         tenure.mirror.set(info)
         return decode_status(data)
+
+    # What another program did while no server ran
+
+    def is_at_odds(self, entry: Entry, job: Job) -> bool:
+        """Whether a job that no session of ours holds may have gone on without us."""
+        if job.is_terminal or job.holder is not None:
+            return False
+        return _is_elsewhere(entry, job) or self._has_other(entry)
+
+    def _has_other(self, entry: Entry) -> bool:
+        path = self._tenure.layout.status_of_nobody(entry.key)
+        return path.lower() != entry.status_path.lower() and self._tenure.mirror.get(path) is not None
+
+    async def _fuller(self, entry: Entry, status: Status | None) -> Status | None:
+        """Of two statuses of a job the one that says more, if ours is not with the first."""
+        if (status is not None and status.job is not None) or not self._has_other(entry):
+            return status
+        path = self._tenure.layout.status_of_nobody(entry.key)
+        found = await self._tenure.calls.download(path)
+        other = decode_status(found[1]) if found else None
+        if other is not None and other.job is not None:
+            entry.status_path = path
+            return other
+        return other if is_foreign_end(other) and not is_foreign_end(status) else status
+
+    async def _caught_up(self, entry: Entry, job: Job) -> Job:
+        """What became of a job meanwhile. A spooler of today's systems moves its file, then tells its end."""
+        end = await self.told_end(entry, job)
+        if end is not None and (ended := await self.ended(entry, job, end)).is_terminal:
+            return self._late(entry, ended)
+        if not _is_elsewhere(entry, job) or not self._is_taken(entry, job):
+            return job
+        if entry.place in ENDED:
+            self._tenure.unsaid[entry.key] = self._tenure.calls.monotonic()
+        now = self._tenure.clock()
+        return self._late(entry, followed(job, place=Place.RUNNING, status=None, result=None, now=now))
+
+    def _is_taken(self, entry: Entry, job: Job) -> bool:
+        """Whether another program has moved its file: it was no step of ours that a crash broke off."""
+        if entry.place is Place.QUEUED:
+            return False
+        if job.state is State.RUNNING or entry.place is Place.FINISHED:
+            return True
+        is_retried = any(change.state in TERMINAL_STATES for change in job.times)
+        if entry.place is Place.DELETED and not is_retried:
+            return True
+        return self._tenure.may_be_foreign(entry.key.backend)
+
+    def _late(self, entry: Entry, job: Job) -> Job:
+        """Our record of it is still to be written."""
+        self._tenure.write_later(entry, 0.0)
+        return job
+
+    async def told_end(self, entry: Entry, job: Job) -> Status | None:
+        """The end of a job that a spooler of today's systems has told where only it looks."""
+        path = self._tenure.layout.status_of_nobody(entry.key)
+        if entry.place is Place.QUEUED or path.lower() == entry.status_path.lower():
+            return None
+        found = await self._tenure.calls.download(path)
+        if found is None:
+            return None
+        info, data = found
+        self._tenure.mirror.set(info)
+        queued = [change.at for change in job.times if change.state is State.QUEUED]
+        if len(queued) > 1 and info.server_modified < queued[-1]:
+            # Of an earlier run: it was sent to run again since then.
+            return None
+        status = decode_status(data)
+        return status if is_foreign_end(status) else None
+
+    async def ended(self, entry: Entry, job: Job, end: Status) -> Job:
+        """A job that another program has ended, as it says; unchanged while there is no result yet."""
+        result, now = await self.result(entry), self._tenure.clock()
+        return followed(job, place=entry.place, status=end, result=result, now=now)
+
+    async def ended_at_last(self, entry: Entry, job: Job) -> Job:
+        """A job whose file another program has moved to those that have ended, a while ago."""
+        end = await self.told_end(entry, job)
+        if end is not None and (ended := await self.ended(entry, job, end)).is_terminal:
+            return ended
+        result, now = await self.result(entry), self._tenure.clock()
+        return ended_silently(job, place=entry.place, result=result, now=now)
+
+    # Another program's documents
 
     async def _adopt(self, entry: Entry, status: Status | None) -> Job:
         tenure = self._tenure
@@ -209,3 +306,9 @@ class Reader:
         if keep:
             self._tenure.contents.put(blob_id, data)
         return blob_ref(blob_id, data)
+
+
+def _is_elsewhere(entry: Entry, job: Job) -> bool:
+    """Whether a job's file lies where its state does not have it, or where only an ended job's does."""
+    is_ended = job.state is State.RUNNING and entry.place in ENDED
+    return is_ended or place_of(job, entry.place) is not entry.place

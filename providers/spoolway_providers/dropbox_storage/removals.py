@@ -35,7 +35,8 @@ async def delete(tenure: Tenure, reader: Reader, key: JobKey, revision: int) -> 
         except Uncertain:
             entry.doubted = True
             raise
-        tenure.garbage |= {entry.status_path, tenure.result_path(entry)}
+        other = tenure.layout.status_of_nobody(key)
+        tenure.garbage |= {entry.status_path, other, tenure.result_path(entry)}
         for ref in (job.content, job.result):
             if ref is not None:
                 tenure.contents.drop(ref.id)

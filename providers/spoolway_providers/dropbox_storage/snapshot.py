@@ -36,6 +36,8 @@ class SnapshotKeeper:
             info = tenure.mirror.get(one.path)
             if entry is None or info is None or info.rev != one.rev or entry.status_path != info.path:
                 continue
+            if reader.is_at_odds(entry, one.job):
+                continue
             reader.take(entry, one.job, one.fingerprint)
         self._entries = []
 

@@ -53,12 +53,15 @@ class Tenure:
         layout: Layout,
         capabilities: Capabilities,
         clock: Callable[[], datetime],
+        stock_spoolers: frozenset[str] = frozenset(),
     ) -> None:
         self.calls = calls
         self.ownership = ownership
         self.layout = layout
         self.capabilities = capabilities
         self.clock = clock
+        self.stock_spoolers = stock_spoolers
+        """Backends whose jobs spoolers of today's systems take beside us."""
         self.nonce = ownership.nonce
         self.mirror = Mirror()
         self.writer = Writer(calls, self.mirror)
@@ -86,6 +89,10 @@ class Tenure:
         self.amnesty_ends_at = float("-inf")
         self.had_clean_start = True
         """The owner before has left, so nothing that it began is still on its way."""
+        self.is_settled = False
+        """And it has finished all: what lies at odds, another program moved."""
+        self.unsaid: dict[JobKey, float] = {}
+        """Jobs whose file says that another program has ended them, before a word of it; and since when."""
         self.garbage: set[str] = set()
         """Files that nobody needs any more."""
         self.changed_statuses = 0
@@ -101,6 +108,10 @@ class Tenure:
     def is_amnesty(self) -> bool:
         """Whether a move that the owner before began may still arrive."""
         return not self.had_clean_start and self.calls.monotonic() < self.amnesty_ends_at
+
+    def may_be_foreign(self, backend: str) -> bool:
+        """Whether a waiting job whose file lies elsewhere is another program's, and no step of ours."""
+        return self.is_settled or backend in self.stock_spoolers
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something to its end, even if its caller is cancelled: half of it would have to be mended."""

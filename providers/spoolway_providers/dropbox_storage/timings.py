@@ -29,6 +29,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """A job's progress is written so long after it was told, at the latest."""
     place_after_s: float = 3.0
     """Files of jobs that have ended are moved together, so long after the first has."""
+    word_after_s: float = 30.0
+    """Another program moves a job's file first, and then tells how it ended: so long that is waited for."""
     sync_every_s: float = 30.0
     """Between two looks at what other programs changed, while this one writes itself."""
     longpoll_s: int = 240

@@ -211,15 +211,12 @@ class Heed:
 
 
 def _statuses(known: Iterable[tuple[FileInfo, Found]]) -> dict[JobKey, str]:
-    """The status of each job: of two, in the folders of its user and of `None`, the one written last."""
-    newest: dict[JobKey, FileInfo] = {}
+    """The status of each job: of two, in the folders of its user and of `None`, the user's."""
+    statuses: dict[JobKey, str] = {}
     for info, found in known:
-        if found.kind is not Kind.STATUS:
-            continue
-        other = newest.get(found.key)
-        if other is None or info.server_modified > other.server_modified:
-            newest[found.key] = info
-    return {key: info.path for key, info in newest.items()}
+        if found.kind is Kind.STATUS and (found.user.lower() != "none" or found.key not in statuses):
+            statuses[found.key] = info.path
+    return statuses
 
 
 def _statuses_of(tenure: Tenure, job: Found) -> dict[JobKey, str]:
