@@ -36,6 +36,7 @@ from spoolway.storage import (
     storage_test_from_proto,
 )
 from spoolway.token import NewToken, Role, Token, role_to_proto, token_from_proto
+from spoolway.v1 import job_service_pb2 as job_pb
 from spoolway.v1 import storage_admin_pb2 as pb
 
 if TYPE_CHECKING:
@@ -391,6 +392,19 @@ class AdminClient(Caller):
         request = pb.ResumeBackendRequest(name=name)
         return backend_from_proto((await self._call(self._admin.ResumeBackend, request)).backend)
 
+    async def unregister_backend(self, name: str, *, etag: str = "", force: bool = False) -> int:
+        """Let a backend be listed, take and give jobs no more, until its spooler registers it again.
+
+        Its jobs stay to be read, and its policy stays. Returns how many jobs have not ended.
+
+        Raises:
+            FailedPreconditionError: it has jobs that have not ended; `force` does it anyway.
+            EtagMismatchError: its config is not that of `etag` any more.
+        """
+        request = job_pb.UnregisterBackendRequest(backend=name, etag=etag, force=force)
+        answer = await self._call(self._connection().jobs.UnregisterBackend, request)
+        return int(answer.unfinished_jobs)
+
     async def hold_job(self, name: str) -> JobSnapshot:
         """Keep a queued job from running, until `resume_job`.
 
@@ -663,6 +677,10 @@ class SyncAdminClient(SyncCaller):
     def resume_backend(self, name: str) -> Backend:
         """Hand out its jobs again; see AdminClient.resume_backend."""
         return thread.run(self._client.resume_backend(name))
+
+    def unregister_backend(self, name: str, *, etag: str = "", force: bool = False) -> int:
+        """Let a backend take and give jobs no more; see AdminClient.unregister_backend."""
+        return thread.run(self._client.unregister_backend(name, etag=etag, force=force))
 
     def hold_job(self, name: str) -> JobSnapshot:
         """Keep a queued job from running; see AdminClient.hold_job."""

@@ -455,6 +455,15 @@ class Provider(ABC):
         """
 
     @abstractmethod
+    async def remove_config(self, backend: str, etag: str | None) -> Backend:
+        """Take a backend's config away; only if its etag is `etag`, unless that is None.
+
+        From then on submit and claim treat it as if it did not exist (another process may take a submit for
+        some seconds more), until `put_config` gives it one again. Its jobs and its policy stay, so that a
+        pause is not lifted so. Repeated it changes nothing. Raises Conflict(current), NotFound.
+        """
+
+    @abstractmethod
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """Replace a backend's policy; only if its etag is `etag`, unless None. Raises Conflict, NotFound.
 

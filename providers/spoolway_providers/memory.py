@@ -203,7 +203,7 @@ class MemoryProvider(Provider):
         return [self._submit(draft) for draft in drafts]
 
     def _submit(self, draft: Draft) -> Job | ProviderError:
-        if draft.backend not in self._backends:
+        if not self._is_registered(draft.backend):
             return NotFound(f"there is no backend {draft.backend!r}")
         key = JobKey(draft.backend, new_object_id())
         content = draft.content
@@ -287,7 +287,7 @@ class MemoryProvider(Provider):
 
     async def claim(self, backend: str, orders: Sequence[Order]) -> list[Claimed]:
         """See the interface."""
-        if backend not in self._backends:
+        if not self._is_registered(backend):
             return []
         policy = self._backends[backend].policy or Policy()
         if policy.paused:
@@ -307,6 +307,9 @@ class MemoryProvider(Provider):
             content = self._blobs[job.content.id] if job.content.id in self._inline else None
             claimed.append(Claimed(job, content))
         return claimed
+
+    def _is_registered(self, backend: str) -> bool:
+        return backend in self._backends and self._backends[backend].is_registered
 
     def _is_live(self, session_id: str) -> bool:
         session = self._sessions.get(session_id)
@@ -597,6 +600,17 @@ class MemoryProvider(Provider):
         else:
             stored = msgspec.structs.replace(current, config=config, config_etag=new_etag)
         return self._put_backend(stored)
+
+    async def remove_config(self, backend: str, etag: str | None) -> Backend:
+        """See the interface."""
+        current = self._backends.get(backend)
+        if current is None:
+            raise NotFound(f"there is no backend {backend!r}")
+        if not current.is_registered:
+            return current
+        if etag is not None and etag != current.config_etag:
+            raise Conflict(f"the config of backend {backend!r} has changed", current)
+        return self._put_backend(msgspec.structs.replace(current, config=b"", config_etag=""))
 
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""

@@ -241,11 +241,17 @@ class Backend(msgspec.Struct, frozen=True):
 
     name: str
     config: bytes
-    """JSON, byte for byte as registered."""
+    """JSON, byte for byte as registered; empty once it was taken away."""
     config_etag: str
+    """Empty without a config: then its jobs are there still, and none is taken or given."""
     policy: Policy | None
     """None until an operator sets one: the server's defaults apply."""
     policy_etag: str
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether it has a config."""
+        return bool(self.config_etag)
 
 
 class SessionState(StrEnum):

@@ -133,6 +133,7 @@ class SpoolwayServer:
             spoolers=self.spoolers,
             limits=upload_limits,
             max_batch=limits.max_batch,
+            audit=self.audit,
         )
         self._storage_admin = StorageAdmin(
             storages=self.storages,

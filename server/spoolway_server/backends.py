@@ -8,7 +8,7 @@ import grpc
 from spoolway.v1 import job_pb2
 from spoolway_providers.errors import Conflict, ProviderError
 from spoolway_providers.interface import Query
-from spoolway_providers.model import Backend, State
+from spoolway_providers.model import TERMINAL_STATES, Backend, State
 from spoolway_server.admission import job_document_of, read_config
 from spoolway_server.documents import check_document, parse_document
 from spoolway_server.errors import ServiceError
@@ -44,12 +44,7 @@ class Backends:
         try:
             backend = await storage.provider.put_config(name, config, etag or None)
         except Conflict as error:
-            raise ServiceError(
-                grpc.StatusCode.ABORTED,
-                "ETAG_MISMATCH",
-                f"the config of {name} has changed since; read it with GetBackend and decide again",
-                field="etag",
-            ) from error
+            raise _config_changed(name) from error
         storage.note_backend(backend)
         return await self.show(storage, backend)
 
@@ -90,8 +85,32 @@ class Backends:
 
     async def get(self, name: str) -> job_pb2.Backend:
         """One backend."""
-        storage, backend = await self._storages.find_backend(name, field="name")
+        storage, backend = await self._storages.find_registered(name, field="name")
         return await self.show(storage, backend)
+
+    async def unregister(self, name: str, etag: str, *, force: bool) -> int:
+        """Take a backend's config away; how many jobs are left that have not ended."""
+        storage, backend = await self._storages.find_registered(name)
+        storage.require_usable()
+        name = backend.name
+        unfinished = tuple(state for state in State if state not in TERMINAL_STATES)
+        with storage.noting_trouble():
+            left = await storage.provider.count(Query(backend=name, states=unfinished, limit=PENDING_LIMIT))
+            if left and not force:
+                jobs = "a job that has" if left == 1 else f"{left} jobs that have"
+                raise ServiceError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "BACKEND_IN_USE",
+                    f"backend {name} has {jobs} not ended; wait for them or cancel them, or force it: they "
+                    "then wait until it is registered again",
+                    metadata={"backend": name, "jobs": left},
+                )
+            try:
+                gone = await storage.provider.remove_config(name, etag or None)
+            except Conflict as error:
+                raise _config_changed(name) from error
+        storage.note_backend(gone)
+        return left
 
     async def show(self, storage: Storage, backend: Backend) -> job_pb2.Backend:
         """A backend with its status of now."""
@@ -126,6 +145,15 @@ class Backends:
         return backend_to_proto(backend, storage.name, policy, status, key)
 
 
+def _config_changed(name: str) -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.ABORTED,
+        "ETAG_MISMATCH",
+        f"the config of {name} has changed since; read it with GetBackend and decide again",
+        field="etag",
+    )
+
+
 async def _keep_key(storage: Storage, kid: str, key: bytes) -> None:
     kept = await storage.provider.put_public_key(kid, key)
     if not is_same_key(kept, key):
@@ -140,6 +168,8 @@ async def _keep_key(storage: Storage, kid: str, key: bytes) -> None:
 
 def _read(storage: Storage, backend: Backend) -> tuple[Mapping[str, Any], str]:
     """A stored config, or what is wrong with it: other programs may have written it."""
+    if not backend.is_registered:
+        return {}, "it was unregistered"
     try:
         storage.rules(backend)
     except ServiceError as error:

@@ -314,9 +314,12 @@ class _Run:
         source, target = self._source.provider, self._target.provider
         listed = [backend for backend in await source.backends() if backend.name in self._backends]
         for backend in listed:
-            await target.put_config(backend.name, backend.config, None)
+            # A backend that was unregistered has jobs and a policy, which need a config for a moment.
+            await target.put_config(backend.name, backend.config or b"{}", None)
             if backend.policy is not None:
                 await target.put_policy(backend.name, backend.policy, None)
+            if not backend.is_registered:
+                await target.remove_config(backend.name, None)
         for kid, key in (await _public_keys(source, listed)).items():
             await target.put_public_key(kid, key)
 
@@ -396,6 +399,8 @@ async def _public_keys(source: Provider, backends: Sequence[Backend]) -> Mapping
         # Those at least that are in use.
         found: dict[str, bytes] = {}
         for backend in backends:
+            if not backend.is_registered:
+                continue
             kid = key_id_of(job_document_of(parse_document(backend.config, field="config")))
             key = await source.public_key(kid) if kid else None
             if key is not None:

@@ -137,7 +137,7 @@ class Jobs:
         self, caller: Principal, request: JobRequest, ahead: Counter[str] | None = None
     ) -> "tuple[Storage, _Admitted]":
         """Check a submit; `ahead` counts those of the same call by backend."""
-        storage, backend = await self._storages.find_backend(request.backend)
+        storage, backend = await self._storages.find_registered(request.backend)
         storage.require_active()
         _check_options(request, storage)
         policy = storage.policy(backend.name)

@@ -31,6 +31,8 @@ _TABLE: dict[str, frozenset[str]] = {
         ),
         _CLIENTS,
     ),
+    # Its spooler's, and its operators' when that is gone.
+    "UnregisterBackend": frozenset({"spooler", "operator", "admin"}),
     **dict.fromkeys(("ListBackends", "GetBackend", "GetUpload"), _ALL),
     **dict.fromkeys(
         (

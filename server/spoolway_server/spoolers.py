@@ -89,7 +89,7 @@ class Spoolers:
                 f"name 1 to {MAX_BACKENDS} backends",
                 field=field,
             )
-        found = [await self._storages.find_backend(name, field=field) for name in dict.fromkeys(names)]
+        found = [await self._storages.find_registered(name, field=field) for name in dict.fromkeys(names)]
         return {backend.name: storage for storage, backend in found}
 
     async def open(

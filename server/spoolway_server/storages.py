@@ -110,8 +110,20 @@ class Storages:
         """
         asked = parse_backend_name(name, field=field)
         storage, backend = await self._find(asked.backend, field)
-        if asked.kind:
+        if asked.kind and backend.is_registered:
             _check_long_name(asked, storage, backend, field)
+        return storage, backend
+
+    async def find_registered(self, name: str, *, field: str = "backend") -> tuple[Storage, Backend]:
+        """The same, of backends that take jobs: one that was unregistered is not there."""
+        storage, backend = await self.find_backend(name, field=field)
+        if not backend.is_registered:
+            raise ServiceError(
+                grpc.StatusCode.NOT_FOUND,
+                "BACKEND_NOT_FOUND",
+                f"backend {backend.name} was unregistered; its spooler may register it again",
+                field=field,
+            )
         return storage, backend
 
     async def _find(self, name: str, field: str) -> tuple[Storage, Backend]:
@@ -199,7 +211,7 @@ class Storages:
                 unreachable.append(storage.name)
                 continue
             for backend in listed.values():
-                if storage in self._candidates(backend.name):
+                if backend.is_registered and storage in self._candidates(backend.name):
                     found.setdefault(backend.name, (storage, backend))
         return [found[name] for name in sorted(found)], sorted(unreachable)
 

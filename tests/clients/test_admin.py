@@ -252,3 +252,25 @@ def test_storages_are_added_without_an_event_loop(tmp_path: Path) -> None:
         assert "sqlite" in {kind.name for kind in types}
         assert page
         assert [storage.name for storage in admin.storages()] == ["main"]
+
+
+async def test_a_backend_is_unregistered(address: str, admin: AdminClient) -> None:
+    """Unless it has jobs that have not ended; forced, it tells how many wait."""
+    async with JobClient(address, user="robot") as client:
+        await client.submit("echo", {})
+        with pytest.raises(FailedPreconditionError) as used:
+            await admin.unregister_backend("echo")
+        left = await admin.unregister_backend("echo", force=True)
+        names = [backend.name for backend in await client.backends()]
+
+    assert used.value.reason == "BACKEND_IN_USE"
+    assert (left, names) == (1, [])
+    with pytest.raises(NotFoundError):
+        await admin.unregister_backend("echo")
+
+
+def test_the_blocking_client_unregisters() -> None:
+    """Its method is the other's."""
+    with serving_in_thread() as address, SyncAdminClient(address, user="ada") as admin:
+        asyncio.run(register(address))
+        assert admin.unregister_backend("echo") == 0

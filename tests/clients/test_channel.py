@@ -25,6 +25,7 @@ NEVER_REPEATED = {
     "CreateToken",
     "UpdateStorage",
     "DeleteStorage",
+    "UnregisterBackend",
     "CopyStorage",
     "ImportStorage",
     # What may have been done already is to be told, not done again.

@@ -228,3 +228,20 @@ async def test_closed_provider_has_written_everything(account: DropboxAccount) -
     async with opened(account) as provider:
         assert await provider.repair() == []
         assert await until(lambda: provider.count(Query())) == 3
+
+
+async def test_a_backend_without_a_config_is_known_by_its_jobs(account: DropboxAccount) -> None:
+    """The next owner finds it, with its policy, as long as it has files."""
+    async with opened(account) as first:
+        scene = await staged_scene(first)
+        job = await scene.submit()
+        await scene.set_policy(max_queued=7)
+        gone = await first.remove_config(job.key.backend, None)
+    async with opened(account) as second:
+        found = {backend.name: backend for backend in await second.backends()}
+        kept = await second.get(job.key)
+
+    assert found[job.key.backend] == gone
+    assert (gone.is_registered, gone.policy is not None) == (False, True)
+    assert kept == job
+    assert not account.tree(f"/Backend_files/Config/{job.key.backend}")

@@ -160,3 +160,33 @@ async def test_today_s_polls_are_taken_up(folder: Folder, scene: Scene) -> None:
     last = folder.config_path().read_bytes()
 
     await taken_up(scene, last)
+
+
+async def test_config_that_is_taken_away_takes_its_file_along(folder: Folder, scene: Scene) -> None:
+    """A file that somebody writes later registers the backend again, also one with the same bytes."""
+    before = await config(scene)
+    assert before is not None
+    await settled(scene)
+
+    await scene.provider.remove_config(BACKEND, None)
+    await settled(scene)
+
+    assert not folder.config_path().exists()
+    folder.write(folder.config_path(), before.config)
+    assert await taken_up(scene, before.config) == before
+
+
+async def test_config_that_was_taken_away_stays_away(folder: Folder, open_local: OpenLocal) -> None:
+    """Opened anew, the folder does not bring it back; its jobs are there."""
+    first = await open_local(folder)
+    job = await first.submit()
+    await settled(first)
+    await first.provider.remove_config(BACKEND, None)
+    await first.provider.close()
+
+    second = (await open_local(folder, "session-2", registers=False)).provider
+    await second.repair()
+
+    assert [backend.is_registered for backend in await second.backends()] == [False]
+    assert not folder.config_path().exists()
+    assert await second.get(job.key) == job

@@ -32,6 +32,10 @@ class FakeAdmin:
         self.asked.append(("policy", name, etag, changes))
         return self._backend(name, lease_ttl=timedelta(seconds=30))
 
+    async def unregister_backend(self, name, *, etag, force):
+        self.asked.append(("unregister", name, etag, force))
+        return 2 if force else 0
+
     async def purge_backend(self, name, *, ended_before, cancel_queued):
         self.asked.append(("purge", name, ended_before, cancel_queued))
         yield Purged(deleted=2, cancelled=1)
@@ -136,3 +140,15 @@ def test_purge_asks_first(fake):
     assert result.exit_code == ExitCode.ENDED_BADLY
     assert "with their results?" in result.stderr
     assert fake.asked == []
+
+
+def test_unregister_tells_how_many_jobs_wait(fake):
+    """As words for people, as numbers for programs."""
+    plain = run("unregister", "sim", "--etag", "abc")
+    forced = run("unregister", "sim", "--force")
+    as_json = run("unregister", "sim", "--force", "--json")
+
+    assert fake.asked[:2] == [("unregister", "sim", "abc", False), ("unregister", "sim", "", True)]
+    assert "jobs" not in plain.stderr
+    assert "2 jobs have not ended" in forced.stderr
+    assert json.loads(as_json.stdout) == {"backend": "sim", "unfinished_jobs": 2}

@@ -10,7 +10,7 @@ from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
 
 MISSING = {
-    "JobService": frozenset({"UnregisterBackend"}),
+    "JobService": frozenset(),
     "StorageAdmin": frozenset(
         {
             "ListAuditEvents",

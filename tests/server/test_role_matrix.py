@@ -110,6 +110,9 @@ JOB_CALLS = {
         ),
         "backend",
     ),
+    "UnregisterBackend": Call(
+        SPOOLERS | OPERATORS, lambda _: pb.UnregisterBackendRequest(backend="lamp"), "backend"
+    ),
     "RegisterBackend": Call(
         SPOOLERS, lambda _: pb.RegisterBackendRequest(backend="lamp", config=b"{}"), "backend"
     ),

@@ -2731,3 +2731,55 @@ class RegisterBackendResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterBackendResponse: _TypeAlias = RegisterBackendResponse  # noqa: Y015
+
+@_typing.final
+class UnregisterBackendRequest(_message.Message):
+    """Request of UnregisterBackend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKEND_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    backend: _builtins.str
+    """Short name, ^[a-z0-9]{1,64}$."""
+    etag: _builtins.str
+    """Only this version of the config; empty: whatever there is."""
+    force: _builtins.bool
+    """Also if it has jobs that have not ended: they wait until it is registered again, or are cancelled."""
+    def __init__(
+        self,
+        *,
+        backend: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "etag", b"etag", "force", b"force"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterBackendRequest: _TypeAlias = UnregisterBackendRequest  # noqa: Y015
+
+@_typing.final
+class UnregisterBackendResponse(_message.Message):
+    """Response of UnregisterBackend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNFINISHED_JOBS_FIELD_NUMBER: _builtins.int
+    unfinished_jobs: _builtins.int
+    """Jobs that have not ended; 0 unless it was forced."""
+    def __init__(
+        self,
+        *,
+        unfinished_jobs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unfinished_jobs", b"unfinished_jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterBackendResponse: _TypeAlias = UnregisterBackendResponse  # noqa: Y015

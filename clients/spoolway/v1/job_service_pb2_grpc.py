@@ -169,6 +169,11 @@ class JobServiceStub(object):
                 request_serializer=spoolway_dot_v1_dot_job__service__pb2.RegisterBackendRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_job__service__pb2.RegisterBackendResponse.FromString,
                 _registered_method=True)
+        self.UnregisterBackend = channel.unary_unary(
+                '/spoolway.v1.JobService/UnregisterBackend',
+                request_serializer=spoolway_dot_v1_dot_job__service__pb2.UnregisterBackendRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_job__service__pb2.UnregisterBackendResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer(object):
@@ -395,6 +400,18 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UnregisterBackend(self, request, context):
+        """Takes a backend's config away: it is listed no more, takes no submits and gives no jobs, on every server
+        within seconds. Its jobs stay to be read, and its policy stays: registered again it goes on as it was, a pause
+        included. Jobs that run end as always. Its spooler is not ended, but gets no more jobs of it.
+
+        Errors: NOT_FOUND (BACKEND_NOT_FOUND), FAILED_PRECONDITION (BACKEND_IN_USE: it has jobs that have not ended;
+        see force), ABORTED (ETAG_MISMATCH), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -527,6 +544,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.RegisterBackend,
                     request_deserializer=spoolway_dot_v1_dot_job__service__pb2.RegisterBackendRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_job__service__pb2.RegisterBackendResponse.SerializeToString,
+            ),
+            'UnregisterBackend': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnregisterBackend,
+                    request_deserializer=spoolway_dot_v1_dot_job__service__pb2.UnregisterBackendRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_job__service__pb2.UnregisterBackendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1236,6 +1258,33 @@ class JobService(object):
             '/spoolway.v1.JobService/RegisterBackend',
             spoolway_dot_v1_dot_job__service__pb2.RegisterBackendRequest.SerializeToString,
             spoolway_dot_v1_dot_job__service__pb2.RegisterBackendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnregisterBackend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.JobService/UnregisterBackend',
+            spoolway_dot_v1_dot_job__service__pb2.UnregisterBackendRequest.SerializeToString,
+            spoolway_dot_v1_dot_job__service__pb2.UnregisterBackendResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -143,6 +143,14 @@ class JobServiceStub:
     """Creates a backend or replaces its config. With an etag only if the config has not changed since. An
     unchanged config is not written again. ABORTED (ETAG_MISMATCH) tells to read and decide anew.
     """
+    UnregisterBackend: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.UnregisterBackendRequest, _job_service_pb2.UnregisterBackendResponse]
+    """Takes a backend's config away: it is listed no more, takes no submits and gives no jobs, on every server
+    within seconds. Its jobs stay to be read, and its policy stays: registered again it goes on as it was, a pause
+    included. Jobs that run end as always. Its spooler is not ended, but gets no more jobs of it.
+
+    Errors: NOT_FOUND (BACKEND_NOT_FOUND), FAILED_PRECONDITION (BACKEND_IN_USE: it has jobs that have not ended;
+    see force), ABORTED (ETAG_MISMATCH), UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -258,6 +266,14 @@ class JobServiceAsyncStub(JobServiceStub):
     RegisterBackend: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RegisterBackendRequest, _job_service_pb2.RegisterBackendResponse]  # type: ignore[assignment]
     """Creates a backend or replaces its config. With an etag only if the config has not changed since. An
     unchanged config is not written again. ABORTED (ETAG_MISMATCH) tells to read and decide anew.
+    """
+    UnregisterBackend: _aio.UnaryUnaryMultiCallable[_job_service_pb2.UnregisterBackendRequest, _job_service_pb2.UnregisterBackendResponse]  # type: ignore[assignment]
+    """Takes a backend's config away: it is listed no more, takes no submits and gives no jobs, on every server
+    within seconds. Its jobs stay to be read, and its policy stays: registered again it goes on as it was, a pause
+    included. Jobs that run end as always. Its spooler is not ended, but gets no more jobs of it.
+
+    Errors: NOT_FOUND (BACKEND_NOT_FOUND), FAILED_PRECONDITION (BACKEND_IN_USE: it has jobs that have not ended;
+    see force), ABORTED (ETAG_MISMATCH), UNAVAILABLE.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -527,6 +543,20 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.RegisterBackendResponse, _abc.Awaitable[_job_service_pb2.RegisterBackendResponse]]:
         """Creates a backend or replaces its config. With an etag only if the config has not changed since. An
         unchanged config is not written again. ABORTED (ETAG_MISMATCH) tells to read and decide anew.
+        """
+
+    @_abc_1.abstractmethod
+    def UnregisterBackend(
+        self,
+        request: _job_service_pb2.UnregisterBackendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.UnregisterBackendResponse, _abc.Awaitable[_job_service_pb2.UnregisterBackendResponse]]:
+        """Takes a backend's config away: it is listed no more, takes no submits and gives no jobs, on every server
+        within seconds. Its jobs stay to be read, and its policy stays: registered again it goes on as it was, a pause
+        included. Jobs that run end as always. Its spooler is not ended, but gets no more jobs of it.
+
+        Errors: NOT_FOUND (BACKEND_NOT_FOUND), FAILED_PRECONDITION (BACKEND_IN_USE: it has jobs that have not ended;
+        see force), ABORTED (ETAG_MISMATCH), UNAVAILABLE.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

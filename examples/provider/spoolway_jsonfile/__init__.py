@@ -125,6 +125,10 @@ class JsonFileProvider(MemoryProvider):
         """See the interface."""
         return await self._save_after(super().put_config(backend, config, etag))
 
+    async def remove_config(self, backend: str, etag: str | None) -> Backend:
+        """See the interface."""
+        return await self._save_after(super().remove_config(backend, etag))
+
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""
         return await self._save_after(super().put_policy(backend, policy, etag))

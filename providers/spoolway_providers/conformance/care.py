@@ -25,6 +25,40 @@ class CareConformance(Base):
         assert [one.name for one in await scene.provider.backends()] == ["aaa", BACKEND]
         assert backend in await scene.provider.backends()
 
+    async def test_a_config_is_taken_away(self, scene: Scene) -> None:
+        """Nothing is taken or given any more; jobs and policy stay, and a new config brings it all back."""
+        job, ended = await scene.submit(), await scene.submit_and_cancel()
+        await scene.set_policy(max_queued=7)
+        [before] = await scene.provider.backends()
+
+        gone = await scene.provider.remove_config(BACKEND, before.config_etag)
+
+        assert (gone.config, gone.config_etag, gone.is_registered) == (b"", "", False)
+        assert (gone.policy, gone.policy_etag) == (before.policy, before.policy_etag)
+        assert await scene.provider.remove_config(BACKEND, "whatever") == gone
+        assert await scene.provider.backends() == [gone]
+        assert isinstance(await scene.answer(), NotFound)
+        assert await scene.claim() == []
+        assert await scene.provider.get(job.key) == job
+        assert await scene.provider.get(ended.key) == ended
+        back = await scene.provider.put_config(BACKEND, before.config, "")
+        assert back == before
+        assert [one.key for one in await scene.claim()] == [job.key]
+        await scene.submit()
+
+    async def test_another_config_is_not_taken_away(self, scene: Scene) -> None:
+        """A stale etag is refused; so is a backend that is not there."""
+        old = await scene.provider.put_config(BACKEND, b"[1]", None)
+        new = await scene.provider.put_config(BACKEND, b"[2]", None)
+
+        with pytest.raises(Conflict) as refused:
+            await scene.provider.remove_config(BACKEND, old.config_etag)
+        with pytest.raises(NotFound):
+            await scene.provider.remove_config("nowhere", None)
+
+        assert refused.value.current == new
+        assert await scene.provider.backends() == [new]
+
     async def test_same_config_changes_nothing(self, scene: Scene) -> None:
         """The same bytes again are no change, even from who knows an older etag."""
         first = await scene.provider.put_config(BACKEND, b"[1]", None)

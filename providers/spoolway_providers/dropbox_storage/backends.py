@@ -10,7 +10,6 @@ from spoolway_providers import digests
 from spoolway_providers.dropbox_storage.client import ADD
 from spoolway_providers.dropbox_storage.documents import decode_policy
 from spoolway_providers.dropbox_storage.faults import PathConflict, PathMissing
-from spoolway_providers.dropbox_storage.names import Kind
 from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.errors import Conflict, NotFound, Unsupported
 from spoolway_providers.model import Backend, Policy
@@ -26,10 +25,10 @@ class Backends:
         self._public_keys: dict[str, bytes] = {}
 
     async def read_all(self) -> None:
-        """Know all backends that the listing has named."""
+        """Know all backends that the listing has named: by a config, or by jobs, if that was taken away."""
         tenure = self._tenure
-        found = (tenure.layout.parse(i.path) for i in tenure.mirror.below(f"{tenure.layout.files}/Config"))
-        names = {one.backend for one in found if one is not None and one.kind is Kind.CONFIG}
+        found = (tenure.layout.parse(info.path) for info in tenure.mirror.below(tenure.layout.files))
+        names = {one.backend for one in found if one is not None and one.backend}
         await asyncio.gather(*(self._read(name) for name in names))
 
     async def reread(self, name: str) -> None:
@@ -44,15 +43,15 @@ class Backends:
             tenure.calls.download(tenure.layout.config(name)),
             tenure.calls.download(tenure.layout.policy(name)),
         )
-        if config is None:
-            return
-        tenure.mirror.set(config[0])
+        if config is not None:
+            tenure.mirror.set(config[0])
         kept = None
         if policy is not None:
             tenure.mirror.set(policy[0])
             kept = decode_policy(policy[1])
         etag = digests.policy_etag(kept) if kept else ""
-        tenure.backends[name] = Backend(name, config[1], digests.config_etag(config[1]), kept, etag)
+        data, data_etag = (config[1], digests.config_etag(config[1])) if config is not None else (b"", "")
+        tenure.backends[name] = Backend(name, data, data_etag, kept, etag)
 
     async def put_config(self, name: str, config: bytes, etag: str | None) -> Backend:
         """See the interface."""
@@ -70,6 +69,28 @@ class Backends:
             await self._write(name, path, config)
             known = current or Backend(name, config, new_etag, None, "")
             return self._put(replace(known, config=config, config_etag=new_etag))
+
+    async def remove_config(self, name: str, etag: str | None) -> Backend:
+        """See the interface."""
+        tenure = self._tenure
+        async with tenure.backends_lock:
+            current = tenure.backends.get(name)
+            if current is None:
+                raise NotFound(f"there is no backend {name!r}")
+            if not current.is_registered:
+                return current
+            if etag is not None and etag != current.config_etag:
+                raise Conflict(f"the config of backend {name!r} has changed", current)
+            path = tenure.layout.config(name)
+            known = tenure.mirror.get(path)
+            try:
+                await tenure.writer.delete(path, known.rev if known else None)
+            except PathConflict:
+                tenure.mirror.drop(path)
+                await self._read(name)
+                raise Conflict(f"another program has written {path}", tenure.backends.get(name)) from None
+            tenure.mirror.drop(path)
+            return self._put(replace(current, config=b"", config_etag=""))
 
     async def put_policy(self, name: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""

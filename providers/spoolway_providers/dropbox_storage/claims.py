@@ -37,7 +37,7 @@ async def claim(tenure: Tenure, reader: Reader, backend: str, orders: Sequence[O
     tenure.ownership.check()
     wanted = [order for order in orders if tenure.sessions.is_live(order.session)]
     claimed: list[Claimed] = []
-    while wanted and not _policy(tenure, backend).paused and backend in tenure.backends:
+    while wanted and not _policy(tenure, backend).paused and tenure.is_registered(backend):
         heads = tenure.index.reserve_heads(backend, len(wanted), tenure.clock())
         if not heads:
             break

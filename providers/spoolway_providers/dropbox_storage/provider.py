@@ -334,6 +334,11 @@ class DropboxProvider(Provider):
         office = self._at_work()
         return await office.tenure.run(office.backends.put_config(backend, config, etag))
 
+    async def remove_config(self, backend: str, etag: str | None) -> Backend:
+        """See the interface."""
+        office = self._at_work()
+        return await office.tenure.run(office.backends.remove_config(backend, etag))
+
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""
         office = self._at_work()

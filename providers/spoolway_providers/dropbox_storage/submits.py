@@ -87,7 +87,7 @@ class _Submit:
     async def run(self) -> Answer | None:
         """The answer; None: look again."""
         tenure, draft = self._tenure, self._draft
-        if draft.backend not in tenure.backends:
+        if not tenure.is_registered(draft.backend):
             return NotFound(f"there is no backend {draft.backend!r}")
         request = tenure.requests.get(self._digest) if draft.request_id else None
         if request is not None and request.at + RETENTION > tenure.clock():

@@ -99,6 +99,10 @@ class Tenure:
         """Since the index document was written."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def is_registered(self, backend: str) -> bool:
+        """Whether there is such a backend, with a config."""
+        return backend in self.backends and self.backends[backend].is_registered
+
     @property
     def timings(self) -> Timings:
         """How long things take."""

@@ -86,7 +86,9 @@ def is_taken(connection: sqlite3.Connection, key: JobKey) -> bool:
 
 def _policy(transaction: Transaction, backend: str) -> Policy | None:
     """The policy of a backend; None if there is no such backend."""
-    row = transaction.connection.execute("SELECT policy FROM backends WHERE name = ?", (backend,)).fetchone()
+    row = transaction.connection.execute(
+        "SELECT policy FROM backends WHERE name = ? AND config_etag <> ''", (backend,)
+    ).fetchone()
     if row is None:
         return None
     return Policy() if row[0] is None else decode_policy(row[0])

@@ -44,6 +44,14 @@ def _note_file(transaction: Transaction, write: ConfigWrite) -> None:
     _note(transaction, write)
 
 
+@one_by_one
+def _note_none(transaction: Transaction, backend: str) -> None:
+    """There is no file of ours; one that comes is another's."""
+    transaction.connection.execute(
+        "INSERT OR REPLACE INTO local_configs(backend, etag) VALUES (?, '')", (backend,)
+    )
+
+
 def _note(transaction: Transaction, write: ConfigWrite) -> None:
     transaction.connection.execute(
         "INSERT OR REPLACE INTO local_configs(backend, etag) VALUES (?, ?)",
@@ -94,6 +102,9 @@ class Configs:
     def _sync(self, backend: str, row: _Row | None) -> None:
         path = self._layout.config(backend)
         data = read_document(path, _LARGEST_BYTES)
+        if row is not None and not row.etag and (data is None or config_etag(data) == row.file_etag):
+            self._remove(backend, row)
+            return
         if data is None:
             if row is not None and not os.path.lexists(path):
                 self._write(backend, row.config)
@@ -103,7 +114,7 @@ class Configs:
             if row.file_etag != etag:
                 self._index.commit(_note_file, ConfigWrite(backend, data, None))
             self._torn_since.pop(backend, None)
-        elif row is not None and (row.file_etag == etag or row.file_etag != row.etag):
+        elif row is not None and row.etag and (row.file_etag == etag or row.file_etag != row.etag):
             # It was registered since the file was written: where both have changed, that was acknowledged.
             self._write(backend, row.config)
         elif is_json_object(data):
@@ -122,6 +133,16 @@ class Configs:
         batch.sync_folders()
         self._torn_since.pop(backend, None)
         self._index.commit(_note_file, ConfigWrite(backend, config, None))
+
+    def _remove(self, backend: str, row: _Row) -> None:
+        """The config was taken away, and its file is as we know it: it goes, too."""
+        if row.file_etag == "":
+            return
+        batch = self._disk.batch(1)
+        batch.remove(self._layout.config(backend))
+        batch.sync_folders()
+        self._torn_since.pop(backend, None)
+        self._index.commit(_note_none, backend)
 
     def _make_folders(self, backend: str) -> None:
         """So that others find where to drop their files."""

@@ -192,6 +192,10 @@ class LocalProvider(SqliteProvider):
             raise Unsupported(f"{backend!r} can't be the name of a backend: only a-z and 0-9, at most 64")
         return await self._telling(super().put_config(backend, config, etag))
 
+    async def remove_config(self, backend: str, etag: str | None) -> Backend:
+        """See the interface. Its file goes too; one that is written later registers the backend again."""
+        return await self._telling(super().remove_config(backend, etag))
+
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""
         return await self._telling(super().put_policy(backend, policy, etag))

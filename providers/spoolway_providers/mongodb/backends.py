@@ -13,7 +13,16 @@ from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document, backend_of
 from spoolway_providers.mongodb.faults import is_duplicate
 
-__all__ = ["Stored", "backends", "public_key", "public_keys", "put_config", "put_policy", "put_public_key"]
+__all__ = [
+    "Stored",
+    "backends",
+    "public_key",
+    "public_keys",
+    "put_config",
+    "put_policy",
+    "put_public_key",
+    "remove_config",
+]
 
 _MOST_TRIES = 50
 """Writes of one backend at the same time, at most."""
@@ -40,6 +49,23 @@ async def put_config(connection: Connection, name: str, config: bytes, etag: str
             stored = await _insert(connection, {"_id": name, **fields, "policy": None, "policy_etag": ""})
         else:
             stored = await _set(connection, {"_id": name, "config_etag": current.config_etag}, fields)
+        if stored is not None:
+            return stored
+    raise _busy(name)
+
+
+async def remove_config(connection: Connection, name: str, etag: str | None) -> Stored:
+    """Take a config away; see the interface."""
+    for _ in range(_MOST_TRIES):
+        current = await _find(connection, name)
+        if current is None:
+            raise NotFound(f"there is no backend {name!r}")
+        if not current.is_registered:
+            return Stored(current)
+        if etag is not None and etag != current.config_etag:
+            raise Conflict(f"the config of backend {name!r} has changed", current)
+        expected = {"_id": name, "config_etag": current.config_etag}
+        stored = await _set(connection, expected, {"config": Binary(b""), "config_etag": ""})
         if stored is not None:
             return stored
     raise _busy(name)

@@ -101,7 +101,7 @@ class Claimer:
         """Policy, sessions and head of the queue in one round trip; None if there is nothing to be had."""
         sessions = sorted({order.session for order in orders})
         stages: list[Document] = [
-            {"$match": {"_id": backend, "policy.paused": {"$ne": True}}},
+            {"$match": {"_id": backend, "policy.paused": {"$ne": True}, "config_etag": {"$ne": ""}}},
             {"$project": {"policy": 1}},
             _joined("sessions", "live", {"_id": {"$in": sessions}, "state": SessionState.LIVE.value}),
             _joined(

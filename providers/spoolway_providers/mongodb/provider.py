@@ -257,6 +257,11 @@ class MongoProvider(Provider):
         """See the interface."""
         return self._tell(await backends.put_config(self._connection, backend, config, etag))
 
+    async def remove_config(self, backend: str, etag: str | None) -> Backend:
+        """See the interface."""
+        self._intake.forget(backend)
+        return self._tell(await backends.remove_config(self._connection, backend, etag))
+
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""
         return self._tell(await backends.put_policy(self._connection, backend, policy, etag))

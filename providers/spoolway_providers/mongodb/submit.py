@@ -41,6 +41,8 @@ Answer = Job | ProviderError
 
 _NEXT_MS_S = 0.0011
 _TWIN_LOOK_S = 0.02
+_SURE_S = 10.0
+"""So long a backend is taken to be as it was: that another process has unregistered it is seen so late."""
 _WAITING = [State.QUEUED.value, State.HELD.value]
 
 
@@ -68,11 +70,16 @@ class _Entry(msgspec.Struct):
 
 
 class Intake:
-    """Takes jobs in; remembers which backends there are, as none is ever removed."""
+    """Takes jobs in; remembers for some seconds which backends there are."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._backends: set[str] = set()
+        self._backends: dict[str, float] = {}
+        """When each was last seen registered."""
+
+    def forget(self, backend: str) -> None:
+        """Look again whether it is there."""
+        self._backends.pop(backend, None)
 
     async def submit(self, drafts: Sequence[Draft]) -> list[Answer]:
         """See the interface."""
@@ -95,12 +102,16 @@ class Intake:
         return [entry.answer for entry in entries if entry.answer is not None]
 
     async def _refuse_unknown_backends(self, entries: Sequence[_Entry]) -> None:
+        now = monotonic()
         asked = {entry.key.backend for entry in entries}
-        if not asked <= self._backends:
+        unsure = {name for name in asked if now - self._backends.get(name, -_SURE_S) >= _SURE_S}
+        if unsure:
             with self._connection.reading():
-                query = {"_id": {"$in": sorted(asked - self._backends)}}
+                query = {"_id": {"$in": sorted(unsure)}, "config_etag": {"$ne": ""}}
                 found = await self._connection.newest("backends").find(query, {"_id": 1}).to_list()
-            self._backends.update(backend["_id"] for backend in found)
+            for name in unsure:
+                self.forget(name)
+            self._backends.update((backend["_id"], now) for backend in found)
         for entry in entries:
             if entry.key.backend not in self._backends:
                 entry.answer = NotFound(f"there is no backend {entry.key.backend!r}")

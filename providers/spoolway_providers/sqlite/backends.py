@@ -11,6 +11,7 @@ from spoolway_providers.sqlite.documents import BACKEND_COLUMNS, backend_of, to_
 from spoolway_providers.sqlite.writer import Transaction
 
 __all__ = [
+    "ConfigRemoval",
     "ConfigWrite",
     "PolicyWrite",
     "PublicKey",
@@ -20,6 +21,7 @@ __all__ = [
     "put_config",
     "put_policy",
     "put_public_key",
+    "remove_config",
 ]
 
 
@@ -28,6 +30,13 @@ class ConfigWrite(msgspec.Struct, frozen=True):
 
     backend: str
     config: bytes
+    etag: str | None
+
+
+class ConfigRemoval(msgspec.Struct, frozen=True):
+    """Of which backend, and the etag of the config that goes."""
+
+    backend: str
     etag: str | None
 
 
@@ -60,6 +69,21 @@ def put_config(transaction: Transaction, write: ConfigWrite) -> Backend:
         (write.backend, write.config, etag),
     )
     return _changed(transaction, write.backend)
+
+
+def remove_config(transaction: Transaction, removal: ConfigRemoval) -> Backend:
+    """Take a config away; see the interface."""
+    current = _find(transaction.connection, removal.backend)
+    if current is None:
+        raise NotFound(f"there is no backend {removal.backend!r}")
+    if not current.is_registered:
+        return current
+    if removal.etag is not None and removal.etag != current.config_etag:
+        raise Conflict(f"the config of backend {removal.backend!r} has changed", current)
+    transaction.connection.execute(
+        "UPDATE backends SET config = x'', config_etag = '' WHERE name = ?", (removal.backend,)
+    )
+    return _changed(transaction, removal.backend)
 
 
 def put_policy(transaction: Transaction, write: PolicyWrite) -> Backend:

@@ -69,8 +69,10 @@ def claim(transaction: Transaction, claiming: Claiming) -> list[Claimed]:
 
 
 def _policy_if_open(transaction: Transaction, backend: str) -> Policy | None:
-    """The policy of a backend that exists and is not paused."""
-    row = transaction.connection.execute("SELECT policy FROM backends WHERE name = ?", (backend,)).fetchone()
+    """The policy of a backend that is registered and not paused."""
+    row = transaction.connection.execute(
+        "SELECT policy FROM backends WHERE name = ? AND config_etag <> ''", (backend,)
+    ).fetchone()
     if row is None:
         return None
     policy = Policy() if row[0] is None else decode_policy(row[0])

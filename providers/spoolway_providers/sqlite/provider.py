@@ -43,6 +43,7 @@ _open_session = one_by_one(sessions.open_session)
 _renew = one_by_one(sessions.renew)
 _close_session = one_by_one(sessions.close_session)
 _put_config = one_by_one(backends.put_config)
+_remove_config = one_by_one(backends.remove_config)
 _put_policy = one_by_one(backends.put_policy)
 _put_public_key = one_by_one(backends.put_public_key)
 _repair = one_by_one(care.repair)
@@ -197,6 +198,10 @@ class SqliteProvider(Provider):
     async def put_config(self, backend: str, config: bytes, etag: str | None) -> Backend:
         """See the interface."""
         return await self._engine.write(_put_config, backends.ConfigWrite(backend, config, etag))
+
+    async def remove_config(self, backend: str, etag: str | None) -> Backend:
+        """See the interface."""
+        return await self._engine.write(_remove_config, backends.ConfigRemoval(backend, etag))
 
     async def put_policy(self, backend: str, policy: Policy, etag: str | None) -> Backend:
         """See the interface."""

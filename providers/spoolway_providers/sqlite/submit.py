@@ -127,7 +127,9 @@ class _Intake:
     def _refuse_backend(self, draft: Draft) -> ProviderError | None:
         name = draft.backend
         if name not in self._backends:
-            found = self._transaction.connection.execute("SELECT 1 FROM backends WHERE name = ?", (name,))
+            found = self._transaction.connection.execute(
+                "SELECT 1 FROM backends WHERE name = ? AND config_etag <> ''", (name,)
+            )
             self._backends[name] = found.fetchone() is not None
         return None if self._backends[name] else NotFound(f"there is no backend {name!r}")
 

@@ -15,7 +15,7 @@ from spoolway_server.cli.output import put, say, write_facts, write_json, write_
 if TYPE_CHECKING:
     from spoolway import AdminClient, Backend, BackendPolicy, JobClient
 
-__all__ = ["list_backends", "pause", "policy", "purge", "resume", "show"]
+__all__ = ["list_backends", "pause", "policy", "purge", "resume", "show", "unregister"]
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the backend.")]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
@@ -157,6 +157,29 @@ async def policy(
         write_json(backend)
     else:
         write_facts([("backend", backend.name), *_policy_facts(backend)])
+
+
+@calls_admin
+async def unregister(
+    admin: "AdminClient",
+    name: _Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if it has jobs that have not ended: they wait.")
+    ] = False,
+    etag: Annotated[
+        str, typer.Option(help="Only this version of its config, which `backend show --json` tells.")
+    ] = "",
+    as_json: _Json = False,
+) -> None:
+    """Let a backend be listed, take and give jobs no more, until its spooler registers it again.
+
+    Its jobs stay to be read, and its policy stays.
+    """
+    left = await admin.unregister_backend(name, etag=etag, force=force)
+    if as_json:
+        write_json({"backend": name, "unfinished_jobs": left})
+    else:
+        say(f"Backend {name} is unregistered." + (f" {left} jobs have not ended: they wait." if left else ""))
 
 
 @calls_admin

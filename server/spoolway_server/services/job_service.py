@@ -12,6 +12,7 @@ from spoolway.v1 import job_pb2, job_service_pb2_grpc
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers.model import Job, JobKey, State, new_token, result_blob_id
 from spoolway_providers.rules import Release
+from spoolway_server.audit import Audit
 from spoolway_server.auth import Principal, caller_of
 from spoolway_server.backends import Backends
 from spoolway_server.errors import ServiceError
@@ -65,6 +66,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         spoolers: Spoolers,
         limits: UploadLimits,
         max_batch: int,
+        audit: Audit,
     ) -> None:
         """Translate for these."""
         self._storages = storages
@@ -76,6 +78,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._caller = caller_of
         self._limits = limits
         self._max_batch = max_batch
+        self._audit = audit
 
     def end_waits(self) -> None:
         """The server is about to stop: whoever waits for a change, or for a job to run, is answered."""
@@ -327,6 +330,17 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             name, request.config, request.etag, storage, request.public_key
         )
         return pb.RegisterBackendResponse(backend=backend)
+
+    async def UnregisterBackend(
+        self, request: pb.UnregisterBackendRequest, context: Context
+    ) -> pb.UnregisterBackendResponse:
+        name = short_backend_name(request.backend)
+        caller = self._caller(context)
+        caller.require_backends([name], field="backend")
+        async with self._audit.of(caller, "UnregisterBackend", f"backends/{name}") as deed:
+            deed.detail = "forced" if request.force else ""
+            left = await self._backends.unregister(name, request.etag, force=request.force)
+        return pb.UnregisterBackendResponse(unfinished_jobs=left)
 
     async def _leased_job(self, caller: Principal, name: str, token: str) -> tuple[Storage, Job]:
         """A job and its storage, for whoever has or had a lease of it."""
