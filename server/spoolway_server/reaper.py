@@ -64,6 +64,8 @@ class Reaper:
         self._has_work = False
         self._changed = False
         """Whether there was work, or anything has changed, since the last look began."""
+        self._noted_at = float("-inf")
+        """When either began, by the loop's clock."""
         self._wake = asyncio.Event()
         self._look_s = IDLE_LOOK_S
 
@@ -74,18 +76,21 @@ class Reaper:
             self._wake.set()
 
     def note_work(self) -> None:
-        """A session of this process holds something: look now, and more often."""
+        """A session of this process holds something: look soon, and more often."""
         self._has_work = True
         if not self._busy:
             self._busy = True
-            self._look_s = 0.0
-            self._wake.set()
+            self._note()
 
     def note_change(self) -> None:
         """A job, a backend or a session may have changed, by whichever process: look before long."""
         if not self._changed:
             self._changed = True
-            self._wake.set()
+            self._note()
+
+    def _note(self) -> None:
+        self._noted_at = asyncio.get_running_loop().time()
+        self._wake.set()
 
     def pardon(self) -> None:
         """The storage did not take what it should have: whatever was silent until now begins anew."""
@@ -117,7 +122,6 @@ class Reaper:
     async def look(self) -> None:
         """One look at everything; a test may call it by itself."""
         # What is noted during the look calls for another one: the look may have been past it already.
-        was_busy = self._busy
         self._has_work = self._changed = False
         self._next_due = None
         # Policies that other processes have changed count here within a look.
@@ -130,7 +134,7 @@ class Reaper:
         watched = await self._sweep_orphans()
         watched += await self._withdraw_unaccepted({v.session.id for v in views if v.session.detached})
         self._busy = self._has_work or watched > 0 or any(view.leases for view in views)
-        self._look_s = 0.0 if self._has_work and not was_busy else self._interval_s(views)
+        self._look_s = self._interval_s(views)
         stored = await self._storage.provider.next_due()
         self._next_due = min((t for t in (stored, self._next_due) if t is not None), default=None)
 
@@ -164,7 +168,9 @@ class Reaper:
             interval_s = min(interval_s, IDLE_LOOK_S)
         if self._busy:
             interval_s = min(interval_s, BUSY_LOOK_S)
-        left_s = max(interval_s - slept_s, 0.0)
+        # What follows in the next moments has its look too: a job that is soon done costs one, not three.
+        noted_s = asyncio.get_running_loop().time() - self._noted_at
+        left_s = max(interval_s - slept_s, min(interval_s, BUSY_LOOK_S) - noted_s, 0.0)
         if self._next_due is not None:
             due_in_s = (self._next_due - self._clock.now()).total_seconds()
             left_s = min(left_s, max(due_in_s, 0.01))

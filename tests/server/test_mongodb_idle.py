@@ -20,7 +20,7 @@ from tests.server.lab import Lab
 __all__ = ["server", "stand_in"]
 
 MINUTE_S = 0.5
-"""All that paces a server is so much shorter here."""
+"""So long, where all that paces a server is shorter."""
 MINUTES = 16
 
 
@@ -28,24 +28,28 @@ MINUTES = 16
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     """What servers of this test send."""
     seen = Commands()
-    pace = Pace(
-        stream_s=Pace().stream_s * MINUTE_S / 60, beneath_stream_s=Pace().beneath_stream_s * MINUTE_S / 60
+    monkeypatch.setattr(
+        MongoProvider, "from_login", lambda login: MongoProvider(login_of(login), listeners=[seen])
     )
+    # The polls have backed off long ago.
+    monkeypatch.setattr(dispatcher, "FIRST_POLL_S", storage.POLL_MAX_S)
+    return seen
 
-    def make(login: Any) -> MongoProvider:
-        return MongoProvider(login_of(login), listeners=[seen], pace=pace)
 
-    monkeypatch.setattr(MongoProvider, "from_login", make)
+@pytest.fixture
+def short_minutes(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that paces a server is shorter, in proportion."""
+    scale = MINUTE_S / 60
+    pace = Pace(stream_s=Pace().stream_s * scale, beneath_stream_s=Pace().beneath_stream_s * scale)
+    monkeypatch.setattr("spoolway_providers.mongodb.provider.Pace", lambda: pace)
     for module, name in (
         (storage, "POLL_MAX_S"),
+        (dispatcher, "FIRST_POLL_S"),
         (janitor, "PERIOD_S"),
         (reaper, "QUIET_LOOK_S"),
         (reaper, "IDLE_LOOK_S"),
     ):
-        monkeypatch.setattr(module, name, getattr(module, name) * MINUTE_S / 60)
-    # The polls have backed off long ago.
-    monkeypatch.setattr(dispatcher, "FIRST_POLL_S", storage.POLL_MAX_S)
-    return seen
+        monkeypatch.setattr(module, name, getattr(module, name) * scale)
 
 
 @pytest.fixture
@@ -74,6 +78,7 @@ async def waiting_spoolers(lab: Lab, count: int, backends: Sequence[str]) -> lis
     return spoolers
 
 
+@pytest.mark.usefixtures("short_minutes")
 async def test_f15_an_idle_server_asks_six_times_a_minute(start_lab: StartLab, commands: Commands) -> None:
     """With a healthy stream, all told: stream, looks beneath it, polls of backends, reaper and janitor."""
     lab = await start_lab(clock=Clock())
@@ -86,6 +91,24 @@ async def test_f15_an_idle_server_asks_six_times_a_minute(start_lab: StartLab, c
     assert kinds.total() <= 6 * MINUTES, kinds
     # The reaper and the janitor were among them.
     assert kinds["aggregate sessions"] >= 2
+
+
+async def test_f15_a_job_by_itself_costs_at_most_eight(
+    start_lab: StartLab, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From submit to DONE through the whole server: five of the job, and some that read backends."""
+    monkeypatch.setattr(reaper, "BUSY_LOOK_S", 30.0)  # its looks are told apart: they are not of the job
+    lab = await start_lab(clock=Clock())
+    [spooler] = await waiting_spoolers(lab, 1, ["one"])
+    before = Counter(commands.places)
+
+    job = await lab.caller("alice").submit("one")
+    await spooler.serve(1)
+    spent = Counter(commands.places) - before
+
+    assert (await lab.caller("alice").job(job.name)).HasField("end_time")
+    assert spent["find jobs"] <= 2, spent
+    assert sum(count for place, count in spent.items() if not place.startswith("getMore")) <= 8, spent
 
 
 async def test_one_claim_round_serves_all_that_wait(start_lab: StartLab, commands: Commands) -> None:
@@ -104,7 +127,7 @@ async def test_who_was_replaced_at_another_server_is_told(
     start_lab: StartLab, commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The change stream tells of it: nobody waits for the next look of a quiet server."""
-    monkeypatch.setattr(reaper, "QUIET_LOOK_S", 600.0)
+    monkeypatch.setattr(reaper, "IDLE_LOOK_S", 0.5)
     one, other = [await start_lab(clock=Clock()) for _ in range(2)]
     await one.caller("robot").register("one")
     old = FakeSpooler(one, "spooler", "first", backends=["one"])

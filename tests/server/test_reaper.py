@@ -306,7 +306,7 @@ async def test_what_becomes_due_during_a_look_is_not_forgotten(replica: Replica)
 
 
 async def test_work_that_begins_during_a_look_is_looked_after(replica: Replica) -> None:
-    """A session that begins to work while a look is under way calls for another look at once."""
+    """A session that begins to work while a look is under way calls for another look soon."""
     await replica.open_session()
     original = replica.provider.sessions
 

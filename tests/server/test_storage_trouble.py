@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import storage_admin_pb2 as admin_pb
 from spoolway_providers.errors import Corrupt, LoginRefused, NotOwner, Unavailable, Uncertain
-from spoolway_server import storage
+from spoolway_server import reaper, storage
 from spoolway_server.app import SpoolwayServer
 from spoolway_server.clock import Clock
 from tests.server.conftest import StartLab, StartSpooler
@@ -455,8 +455,9 @@ async def test_a_hello_while_the_storage_is_down_is_unavailable(lab: Lab) -> Non
     await spooler.connect()
 
 
-async def test_an_outage_is_an_amnesty(start_lab: StartLab) -> None:
+async def test_an_outage_is_an_amnesty(start_lab: StartLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """No session is closed for beats that the storage itself did not take, however long it was down."""
+    monkeypatch.setattr(reaper, "BUSY_LOOK_S", 0.1)
     lab = await start_lab(
         clock=Clock(),
         leases={"ttl_s": 0.3, "resume_grace_s": 0.2, "heartbeat_interval_s": 0.1},
