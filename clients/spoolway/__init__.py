@@ -66,6 +66,7 @@ from spoolway.storage import (
 from spoolway.submission import SubmitOptions
 from spoolway.sync import SyncJob, SyncJobClient
 from spoolway.token import NewToken, Role, Token
+from spoolway.trail import AuditEvent
 
 __all__ = [
     "AbortedError",
@@ -73,6 +74,7 @@ __all__ = [
     "AlreadyExistsError",
     "Attempt",
     "AttemptOutcome",
+    "AuditEvent",
     "Backend",
     "BackendPolicy",
     "BackendStatus",

@@ -36,6 +36,7 @@ from spoolway.storage import (
     storage_test_from_proto,
 )
 from spoolway.token import NewToken, Role, Token, role_to_proto, token_from_proto
+from spoolway.trail import AuditEvent, event_from_proto
 from spoolway.v1 import job_service_pb2 as job_pb
 from spoolway.v1 import storage_admin_pb2 as pb
 
@@ -530,6 +531,38 @@ class AdminClient(Caller):
         finally:
             call.cancel()
 
+    async def audit_events(
+        self,
+        *,
+        user: str | None = None,
+        call: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[AuditEvent, None]:
+        """Who did what to storages, tokens, policies, spoolers and held jobs, newest first.
+
+        Args:
+            user: Only what this user did.
+            call: Only this call, such as RevokeToken.
+            subject: Only what was done to this resource, such as storages/lab.
+            since: Only from this moment on.
+            limit: At most so many; None: all.
+        """
+        request = pb.ListAuditEventsRequest(user=user or "", call=call or "", subject=subject or "")
+        if since is not None:
+            request.start_time.FromDatetime(since.astimezone(UTC))
+        left = limit
+        while left is None or left > 0:
+            request.page_size = _LONGEST_PAGE if left is None else min(left, _LONGEST_PAGE)
+            page = await self._call(self._admin.ListAuditEvents, request)
+            for message in page.events:
+                yield event_from_proto(message)
+            left = None if left is None else left - len(page.events)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     @property
     def _admin(self) -> "AdminStub":
         return self._connection().admin
@@ -731,6 +764,19 @@ class SyncAdminClient(SyncCaller):
     def revoke_token(self, token_id: str) -> Token:
         """End a token for good; see AdminClient.revoke_token."""
         return thread.run(self._client.revoke_token(token_id))
+
+    def audit_events(
+        self,
+        *,
+        user: str | None = None,
+        call: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[AuditEvent]:
+        """Who did what; see AdminClient.audit_events."""
+        found = self._client.audit_events(user=user, call=call, subject=subject, since=since, limit=limit)
+        return thread.iterate(found)
 
 
 def _spooler(message: pb.Spooler) -> SpoolerSession:

@@ -76,6 +76,7 @@ _ADMIN_SAFE_TO_REPEAT = (
     "ListSpoolers",
     "RevokeSpooler",
     "ListTokens",
+    "ListAuditEvents",
     "RevokeToken",
     "GetOperation",
     "ListOperations",

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import grpc
 import msgspec
+import structlog
 from structlog.contextvars import bind_contextvars
 
 from spoolway_server.errors import ServiceError
@@ -16,6 +17,8 @@ from spoolway_server.names import USER_NAME
 from spoolway_server.permissions import is_lasting, roles_for
 
 __all__ = ["Authenticator", "Gate", "LoopbackAuthenticator", "Principal", "Role", "caller_of"]
+
+_log = structlog.get_logger(__name__)
 
 
 class Role(StrEnum):
@@ -117,6 +120,9 @@ class Gate:
         caller = self._authenticator.authenticate(context)
         allowed = roles_for(rpc)
         if caller.role not in allowed:
+            _log.info(
+                "call not allowed", rpc=rpc, caller=caller.name, role=caller.role, token_id=caller.token
+            )
             raise ServiceError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 "ROLE_NOT_ALLOWED",

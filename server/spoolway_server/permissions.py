@@ -65,6 +65,7 @@ _TABLE: dict[str, frozenset[str]] = {
             "FailHeldJob",
             "ListSpoolers",
             "RevokeSpooler",
+            "ListAuditEvents",
             "CopyStorage",
             "CheckStorage",
             "GetOperation",

@@ -95,6 +95,11 @@ def test_the_first_token_makes_the_others(address: str) -> None:
     revoked = run("token", "revoke", token["id"], "--address", address, token=secret)
     refused = run("backends", "--address", address, token=made.stdout.strip())
 
+    trail = run("audit", "--by", "ada", "--json", "--address", address, token=secret)
+    table = run("audit", "--call", "InitAdmin", "--address", address, token=secret).stdout
+
+    assert [event["call"] for event in json.loads(trail.stdout)["events"]] == ["RevokeToken", "CreateToken"]
+    assert "user ada, role admin" in table
     assert (token["user"], token["role"], token["created_by"]) == ("alice", "user", "ada")
     assert made.stdout.strip() not in document.stdout
     assert len(lines) == 3

@@ -10,12 +10,8 @@ from spoolway_server.services.job_service import JobService
 from spoolway_server.services.storage_admin import StorageAdmin
 
 MISSING = {
-    "JobService": frozenset(),
-    "StorageAdmin": frozenset(
-        {
-            "ListAuditEvents",
-        }
-    ),
+    "JobService": frozenset[str](),
+    "StorageAdmin": frozenset[str](),
 }
 """Calls of the contract that no proto has yet. This list only ever shrinks."""
 

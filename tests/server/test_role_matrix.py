@@ -156,6 +156,7 @@ ADMIN_CALLS = {
     "WatchOperation": Call(OPERATORS, lambda _: admin.WatchOperationRequest(name=LEASE)),
     "CancelOperation": Call(OPERATORS, lambda _: admin.CancelOperationRequest(name=LEASE)),
     "ImportStorage": Call(ADMINS, lambda _: admin.ImportStorageRequest(target="main", type="memory")),
+    "ListAuditEvents": Call(OPERATORS, lambda _: admin.ListAuditEventsRequest()),
     "CreateToken": Call(ADMINS, lambda _: admin.CreateTokenRequest(user="eve", role=admin.ROLE_ADMIN)),
     "ListTokens": Call(ADMINS, lambda _: admin.ListTokensRequest()),
     "RevokeToken": Call(ADMINS, lambda _: admin.RevokeTokenRequest(name="0" * 16)),

@@ -284,6 +284,14 @@ async def test_tokens_are_listed_in_pages(lab: Lab, ada: Caller) -> None:
     assert names == sorted(names)
 
 
+@pytest.mark.parametrize("token", ["e30=", "eyJ0b2tlbiI6IngifQ==", "x"])
+async def test_a_page_token_of_something_else_is_refused(ada: Caller, token: str) -> None:
+    """A token goes with its own call and filter."""
+    refused = await refusal(ada.ListTokens(admin_pb.ListTokensRequest(page_token=token)))
+
+    assert refused.reason == "TOKEN_INVALID"
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

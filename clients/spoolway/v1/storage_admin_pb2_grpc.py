@@ -186,6 +186,11 @@ class StorageAdminStub(object):
                 request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/spoolway.v1.StorageAdmin/ListAuditEvents',
+                request_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
 
 
 class StorageAdminServicer(object):
@@ -463,6 +468,16 @@ class StorageAdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEvents(self, request, context):
+        """Who did what to storages, tokens, policies, purges, spoolers and held jobs, and how it ended, newest first; also
+        what was refused. It is kept for ever. Safe to repeat.
+
+        Errors: INVALID_ARGUMENT (FILTER_INVALID, TIME_INVALID, TOKEN_INVALID), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorageAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -615,6 +630,11 @@ def add_StorageAdminServicer_to_server(servicer, server):
                     servicer.RevokeToken,
                     request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenRequest.FromString,
                     response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=spoolway_dot_v1_dot_storage__admin__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=spoolway_dot_v1_dot_storage__admin__pb2.ListAuditEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1429,6 +1449,33 @@ class StorageAdmin(object):
             '/spoolway.v1.StorageAdmin/RevokeToken',
             spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenRequest.SerializeToString,
             spoolway_dot_v1_dot_storage__admin__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spoolway.v1.StorageAdmin/ListAuditEvents',
+            spoolway_dot_v1_dot_storage__admin__pb2.ListAuditEventsRequest.SerializeToString,
+            spoolway_dot_v1_dot_storage__admin__pb2.ListAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -176,6 +176,12 @@ class StorageAdminStub:
 
     Errors: NOT_FOUND (TOKEN_NOT_FOUND), UNAVAILABLE.
     """
+    ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_storage_admin_pb2.ListAuditEventsRequest, _storage_admin_pb2.ListAuditEventsResponse]
+    """Who did what to storages, tokens, policies, purges, spoolers and held jobs, and how it ended, newest first; also
+    what was refused. It is kept for ever. Safe to repeat.
+
+    Errors: INVALID_ARGUMENT (FILTER_INVALID, TIME_INVALID, TOKEN_INVALID), UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class StorageAdminAsyncStub(StorageAdminStub):
@@ -324,6 +330,12 @@ class StorageAdminAsyncStub(StorageAdminStub):
     for a lost spooler, unless it returns with another token of the same user. Only admins may. Safe to repeat.
 
     Errors: NOT_FOUND (TOKEN_NOT_FOUND), UNAVAILABLE.
+    """
+    ListAuditEvents: _aio.UnaryUnaryMultiCallable[_storage_admin_pb2.ListAuditEventsRequest, _storage_admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
+    """Who did what to storages, tokens, policies, purges, spoolers and held jobs, and how it ended, newest first; also
+    what was refused. It is kept for ever. Safe to repeat.
+
+    Errors: INVALID_ARGUMENT (FILTER_INVALID, TIME_INVALID, TOKEN_INVALID), UNAVAILABLE.
     """
 
 class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
@@ -650,6 +662,18 @@ class StorageAdminServicer(metaclass=_abc_1.ABCMeta):
         for a lost spooler, unless it returns with another token of the same user. Only admins may. Safe to repeat.
 
         Errors: NOT_FOUND (TOKEN_NOT_FOUND), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: _storage_admin_pb2.ListAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_admin_pb2.ListAuditEventsResponse, _abc.Awaitable[_storage_admin_pb2.ListAuditEventsResponse]]:
+        """Who did what to storages, tokens, policies, purges, spoolers and held jobs, and how it ended, newest first; also
+        what was refused. It is kept for ever. Safe to repeat.
+
+        Errors: INVALID_ARGUMENT (FILTER_INVALID, TIME_INVALID, TOKEN_INVALID), UNAVAILABLE.
         """
 
 def add_StorageAdminServicer_to_server(servicer: StorageAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

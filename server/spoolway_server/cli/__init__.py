@@ -25,6 +25,7 @@ from spoolway_server.cli import (
     storages,
     tokens,
     top,
+    trail,
 )
 from spoolway_server.cli.exits import ExitCode
 
@@ -102,6 +103,7 @@ backend_app.command("unregister")(backends.unregister)
 backend_app.command("purge")(backends.purge)
 spooler_app.command("list")(spoolers.list_spoolers)
 spooler_app.command("revoke")(spoolers.revoke)
+app.command(rich_help_panel=_FOR_OPERATORS)(trail.audit)
 token_app.command("create")(tokens.create)
 token_app.command("list")(tokens.list_tokens)
 token_app.command("revoke")(tokens.revoke)

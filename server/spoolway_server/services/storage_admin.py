@@ -33,6 +33,7 @@ from spoolway_server.services.job_service import page_size
 from spoolway_server.services.logins import read_login
 from spoolway_server.services.operations import OperationCalls
 from spoolway_server.services.tokens import TokenCalls
+from spoolway_server.services.trail import list_events
 from spoolway_server.storage import COUNT_LIMIT, Storage
 from spoolway_server.storages import Storages
 from spoolway_server.tokens import bad_token, decode_token, encode_token
@@ -316,6 +317,11 @@ class StorageAdmin(OperationCalls, storage_admin_pb2_grpc.StorageAdminServicer):
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.RevokeTokenResponse:
         return await self._tokens.revoke(self._caller(context), request)
+
+    async def ListAuditEvents(
+        self, request: pb.ListAuditEventsRequest, context: Context
+    ) -> pb.ListAuditEventsResponse:
+        return await list_events(self._audit, request)
 
     def _show(self, storage: Storage) -> pb.Storage:
         record = self._added.record(storage.name)

@@ -61,7 +61,7 @@ class TokenCalls:
         user = user_name(request.user, field="user") if request.user else ""
         size = page_size(request.page_size)
         after = decode_token(request.page_token, "page_token")
-        if after and not (after.keys() == {"token", "user"} and after["user"] == user):
+        if request.page_token and not (after.keys() == {"token", "user"} and after["user"] == user):
             raise bad_token("page_token", "it goes with the same call and filter only")
         found = [
             record
