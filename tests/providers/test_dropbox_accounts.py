@@ -12,7 +12,7 @@ from spoolway_providers import rules
 from spoolway_providers.conformance import ManualClock, Scene
 from spoolway_providers.conformance.scene import CONTENT, session, token_of
 from spoolway_providers.errors import LoginRefused, Unavailable
-from spoolway_providers.interface import Query
+from spoolway_providers.interface import Change, Query
 from spoolway_providers.model import Job, JobKey, Policy, Reason, State
 from tests.dropbox_emulator.scene import (
     DropboxAccount,
@@ -209,6 +209,53 @@ async def test_spooler_of_today_takes_a_job(account: DropboxAccount) -> None:
         assert await provider.read_blob(done.result) == RESULT.encode()
         # Our record is back beside its words.
         await until(lambda: "spoolway" in "".join(account.tree(f"{FILES}/Status").values()))
+
+
+async def test_policy_counts_for_what_other_programs_do(account: DropboxAccount) -> None:
+    """A job of theirs is taken back after foreign_claim_timeout, and kept for the retention at its end."""
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    async with opened(account) as provider:
+        scene = await staged_scene(provider)
+        await scene.set_policy(foreign_claim_timeout=hour, retention=day)
+        first, second = await scene.submit(), await scene.submit()
+        await asyncio.sleep(0.2)
+        names = [f"job-{job.key.id}.json" for job in (first, second)]
+        queue, running = f"{FILES}/Queued_Jobs/singlequdit", f"{FILES}/Running_Jobs"
+        account.move({f"{queue}/{name}": f"{running}/{name}" for name in names})
+        await until(lambda: both_are(provider, State.RUNNING))
+        taken, ended = await provider.get(first.key), await provider.get(second.key)
+        assert taken.due_at == taken.updated_at + hour
+
+        due = rules.decide(taken, rules.Due(), taken.updated_at + hour, Policy(foreign_claim_timeout=hour))
+        assert isinstance(due, Job)
+        await provider.commit([Change(due, taken.revision)])
+        await until(lambda: f"{queue}/{names[0]}" in account.tree(queue))
+        assert [job.key for job in await scene.claim()] == [first.key]
+
+        path = f"{FILES}/Status/singlequdit/alice/status-{ended.key.id}.json"
+        account.put({path: status(ended.key.id, "ERROR", error="noise")})
+        await until(lambda: provider.count(Query(states=(State.ERROR,))))
+        ended = await provider.get(second.key)
+        assert ended.due_at == ended.updated_at + day
+
+
+async def both_are(provider: DropboxProvider, state: State) -> bool:
+    return await provider.count(Query(states=(state,))) == 2
+
+
+async def test_other_program_does_not_end_what_a_session_holds(account: DropboxAccount) -> None:
+    """A status that says DONE of a job that our spooler runs ends nothing; our record is written again."""
+    async with opened(account) as provider:
+        scene = await staged_scene(provider)
+        await scene.submit()
+        running = await scene.claim_and_accept()
+        path = next(iter(account.tree(f"{FILES}/Status")))
+        account.put({f"{FILES}/Result/singlequdit/alice/result-{running.key.id}.json": RESULT})
+        account.put({path: status(running.key.id, "DONE")})
+        await until(lambda: "spoolway" in account.tree(path)[path])
+
+        assert await provider.get(running.key) == running
+        assert (await scene.complete(running)).state is State.DONE
 
 
 async def test_status_that_another_program_overwrites_is_no_loss(account: DropboxAccount) -> None:

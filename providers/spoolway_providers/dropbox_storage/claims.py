@@ -20,7 +20,7 @@ from spoolway_providers.dropbox_storage.submits import trouble_of
 from spoolway_providers.dropbox_storage.tenure import Tenure
 from spoolway_providers.errors import Corrupt, NotFound, ProviderError, Uncertain
 from spoolway_providers.interface import Claimed, Order
-from spoolway_providers.model import Job, Policy, State
+from spoolway_providers.model import Job, State
 
 __all__ = ["claim"]
 
@@ -37,7 +37,7 @@ async def claim(tenure: Tenure, reader: Reader, backend: str, orders: Sequence[O
     tenure.ownership.check()
     wanted = [order for order in orders if tenure.sessions.is_live(order.session)]
     claimed: list[Claimed] = []
-    while wanted and not _policy(tenure, backend).paused and tenure.is_registered(backend):
+    while wanted and not tenure.policy(backend).paused and tenure.is_registered(backend):
         heads = tenure.index.reserve_heads(backend, len(wanted), tenure.clock())
         if not heads:
             break
@@ -57,11 +57,6 @@ async def claim(tenure: Tenure, reader: Reader, backend: str, orders: Sequence[O
         if failed:
             break
     return claimed
-
-
-def _policy(tenure: Tenure, backend: str) -> Policy:
-    known = tenure.backends.get(backend)
-    return (known and known.policy) or Policy()
 
 
 async def _make_ready(
@@ -118,7 +113,7 @@ async def _give(
     """Write into a job's status whose it is, and unlock it; None: it has changed meanwhile."""
     entry = ready.entry
     event = rules.Claim(order.token, order.session, order.spooler)
-    job = entry.job and rules.decide(entry.job, event, tenure.clock(), _policy(tenure, entry.key.backend))
+    job = entry.job and rules.decide(entry.job, event, tenure.clock(), tenure.policy(entry.key.backend))
     try:
         if not isinstance(job, Job) or not await write_status(tenure, reader, entry, job):
             return None

@@ -106,9 +106,16 @@ class Follower(Heed):
         tenure, job = self._tenure, entry.job
         if job is None:
             return
-        if not job.is_terminal and (job.holder is None or is_foreign_end(status)):
+        if not job.is_terminal and job.holder is None:
             result = await self._reader.result(entry) if is_foreign_end(status) else None
-            job = followed(job, place=entry.place, status=status, result=result, now=tenure.clock())
+            job = followed(
+                job,
+                place=entry.place,
+                status=status,
+                result=result,
+                now=tenure.clock(),
+                policy=tenure.policy(job.key.backend),
+            )
             tenure.index.put(entry, job)
         if status is None or status.job != job:
             tenure.write_later(entry, 0.0)

@@ -101,7 +101,14 @@ def _mark_foreign(tenure: Tenure, entry: Entry) -> None:
     """Another program has a job that waited."""
     job = entry.job
     if job is not None and job.state in {State.QUEUED, State.HELD}:
-        taken = followed(job, place=Place.RUNNING, status=None, result=None, now=tenure.clock())
+        taken = followed(
+            job,
+            place=Place.RUNNING,
+            status=None,
+            result=None,
+            now=tenure.clock(),
+            policy=tenure.policy(job.key.backend),
+        )
         tenure.index.put(entry, taken)
         tenure.write_later(entry, 0.0)
 
@@ -111,5 +118,5 @@ def spoil(tenure: Tenure, entry: Entry, message: str) -> None:
     job = entry.job
     if job is None or job.state not in {State.QUEUED, State.HELD}:
         return
-    tenure.index.put(entry, spoiled(job, message, tenure.clock()))
+    tenure.index.put(entry, spoiled(job, message, tenure.clock(), tenure.policy(job.key.backend)))
     tenure.write_later(entry, 0.0)

@@ -211,8 +211,9 @@ class Reader:
             return job
         if entry.place in ENDED:
             self._tenure.unsaid[entry.key] = self._tenure.calls.monotonic()
-        now = self._tenure.clock()
-        return self._late(entry, followed(job, place=Place.RUNNING, status=None, result=None, now=now))
+        now, policy = self._tenure.clock(), self._tenure.policy(entry.key.backend)
+        taken = followed(job, place=Place.RUNNING, status=None, result=None, now=now, policy=policy)
+        return self._late(entry, taken)
 
     def _is_taken(self, entry: Entry, job: Job) -> bool:
         """Whether another program has moved its file: it was no step of ours that a crash broke off."""
@@ -250,7 +251,8 @@ class Reader:
     async def ended(self, entry: Entry, job: Job, end: Status) -> Job:
         """A job that another program has ended, as it says; unchanged while there is no result yet."""
         result, now = await self.result(entry), self._tenure.clock()
-        return followed(job, place=entry.place, status=end, result=result, now=now)
+        policy = self._tenure.policy(entry.key.backend)
+        return followed(job, place=entry.place, status=end, result=result, now=now, policy=policy)
 
     async def ended_at_last(self, entry: Entry, job: Job) -> Job:
         """A job whose file another program has moved to those that have ended, a while ago."""
@@ -258,7 +260,8 @@ class Reader:
         if end is not None and (ended := await self.ended(entry, job, end)).is_terminal:
             return ended
         result, now = await self.result(entry), self._tenure.clock()
-        return ended_silently(job, place=entry.place, result=result, now=now)
+        policy = self._tenure.policy(entry.key.backend)
+        return ended_silently(job, place=entry.place, result=result, now=now, policy=policy)
 
     # Another program's documents
 
@@ -275,20 +278,40 @@ class Reader:
             status=status,
             result=result,
             now=tenure.clock(),
+            policy=tenure.policy(entry.key.backend),
         )
 
     async def _set_aside(self, entry: Entry, why: str) -> Job:
         content = await self._blob(entry.job_path, content_blob_id(entry.key), keep=True)
         owner, now = self._tenure.user(entry), self._tenure.clock()
         return set_aside(
-            entry.key, seq=entry.seq, owner=owner, content=content, place=entry.place, why=why, now=now
+            entry.key,
+            seq=entry.seq,
+            owner=owner,
+            content=content,
+            place=entry.place,
+            why=why,
+            now=now,
+            policy=self._tenure.policy(entry.key.backend),
         )
 
     async def _follow(self, entry: Entry, job: Job, status: Status | None) -> Job:
-        if job.is_terminal or (job.holder is not None and not is_foreign_end(status)):
+        if job.is_terminal:
+            return job
+        if job.holder is not None:
+            if is_foreign_end(status):
+                # Whoever holds it ends it: our record goes back over the other's words.
+                self._tenure.write_later(entry, 0.0)
             return job
         result = await self.result(entry) if is_foreign_end(status) else None
-        return followed(job, place=entry.place, status=status, result=result, now=self._tenure.clock())
+        return followed(
+            job,
+            place=entry.place,
+            status=status,
+            result=result,
+            now=self._tenure.clock(),
+            policy=self._tenure.policy(job.key.backend),
+        )
 
     async def result(self, entry: Entry) -> BlobRef | None:
         """The result that another program has made, if there is one."""

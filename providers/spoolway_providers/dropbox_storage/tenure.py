@@ -21,7 +21,7 @@ from spoolway_providers.dropbox_storage.staging import Staging
 from spoolway_providers.dropbox_storage.timings import Timings
 from spoolway_providers.dropbox_storage.writer import Writer
 from spoolway_providers.interface import Capabilities
-from spoolway_providers.model import Backend, JobKey
+from spoolway_providers.model import Backend, JobKey, Policy
 
 __all__ = ["MAX_DOCUMENT_BYTES", "Request", "Tenure"]
 
@@ -128,6 +128,11 @@ class Tenure:
         """Wait for what is under way."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def policy(self, backend: str) -> Policy:
+        """The policy of a backend."""
+        known = self.backends.get(backend)
+        return (known and known.policy) or Policy()
 
     # A job's files
 
