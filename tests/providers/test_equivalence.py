@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +17,18 @@ from msgspec.structs import replace
 from spoolway_providers import rules
 from spoolway_providers.conformance import ManualClock
 from spoolway_providers.digests import blob_ref
-from spoolway_providers.errors import Conflict, NotFound, RequestIdReused, SessionClosed
+from spoolway_providers.errors import (
+    Conflict,
+    NotFound,
+    QueueFull,
+    RequestIdReused,
+    SessionClosed,
+    Unsupported,
+)
 from spoolway_providers.interface import Change, Order, Provider, Query
 from spoolway_providers.memory import MemoryProvider
 from spoolway_providers.model import (
+    BlobRef,
     Draft,
     Job,
     JobKey,
@@ -65,12 +73,24 @@ class Dictionary:
         self.sessions: dict[str, Session] = {}
         self.policies = dict.fromkeys(BACKENDS, Policy())
         self.results: dict[JobKey, bytes] = {}
+        self.contents: dict[JobKey, bytes] = {}
 
     def queue(self, backend: str) -> list[Job]:
         waiting = [
             job for job in self.jobs.values() if (job.key.backend, job.state) == (backend, State.QUEUED)
         ]
         return sorted(waiting, key=lambda job: (job.rank, job.seq))
+
+    def ready(self, backend: str, now: datetime) -> list[Job]:
+        """The queue, without jobs whose latest start has passed."""
+        return [job for job in self.queue(backend) if job.due_at is None or job.due_at > now]
+
+    def waiting(self, backend: str) -> int:
+        return sum(
+            1
+            for job in self.jobs.values()
+            if job.key.backend == backend and job.state in {State.QUEUED, State.HELD}
+        )
 
     def is_live(self, session_id: str) -> bool:
         return self.sessions[session_id].state is SessionState.LIVE
@@ -129,6 +149,7 @@ class ProviderMachine(RuleBasedStateMachine):
             assert isinstance(answer, Job)
             assert all(job.seq < answer.seq for job in self.model.jobs.values())
             self.model.jobs[answer.key] = answer
+            self.model.contents[answer.key] = content
             if request:
                 self.model.requests[backend, request] = (content, answer.key)
         elif known_content != content:
@@ -138,6 +159,55 @@ class ProviderMachine(RuleBasedStateMachine):
         else:
             assert answer == self.model.jobs[known_key]
 
+    @rule(
+        backend=some_backend,
+        priority=st.sampled_from([0, 0, 3, -2]),
+        delay_s=st.sampled_from([0, 0, 5, 500]),
+        expires_s=st.sampled_from([0, 0, 1, 1000]),
+        max_queued=st.sampled_from([0, 0, 1, 3]),
+        is_staged=st.booleans(),
+    )
+    def submit_with_options(
+        self, backend: str, priority: int, delay_s: int, expires_s: int, max_queued: int, is_staged: bool
+    ) -> None:
+        now, data = self.clock.now, f"content {next(self.numbers)}".encode()
+        draft = Draft(
+            backend=backend,
+            owner="o",
+            content=self.staged(data) if is_staged else data,
+            max_attempts=2,
+            priority=priority,
+            not_before=now + timedelta(seconds=delay_s) if delay_s else None,
+            expire_at=now + timedelta(seconds=delay_s + expires_s) if expires_s else None,
+            max_queued=max_queued,
+        )
+        is_full = max_queued and self.model.waiting(backend) >= max_queued
+        [answer] = self.run(self.provider.submit([draft]))
+        if (priority or delay_s) and not self.provider.capabilities.priority:
+            assert isinstance(answer, Unsupported)
+        elif is_full:
+            assert isinstance(answer, QueueFull)
+        else:
+            assert isinstance(answer, Job)
+            assert answer.state is (State.HELD if delay_s else State.QUEUED)
+            assert answer.due_at == (draft.not_before or draft.expire_at)
+            assert (answer.priority, answer.expire_at) == (priority, draft.expire_at)
+            self.model.jobs[answer.key] = answer
+            self.model.contents[answer.key] = data
+
+    def staged(self, data: bytes) -> BlobRef:
+        """Some content, staged in two pieces."""
+        ref = blob_ref(f"upload-{next(self.numbers)}", data)
+        self.run(self.provider.stage(ref.id, 0, data[:4]))
+        assert self.run(self.provider.stage(ref.id, 4, data[4:])) == ref.size
+        return ref
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(number=some_number)
+    def read_content(self, number: int) -> None:
+        job = self.model.pick(number)
+        assert self.run(self.provider.read_blob(job.content)) == self.model.contents[job.key]
+
     @rule(backend=some_backend, spooler=some_spooler, number=some_number, limit=st.integers(0, 3))
     def claim(self, backend: str, spooler: str, number: int, limit: int) -> None:
         sessions = [session.id for session in self.model.sessions.values() if session.spooler_id == spooler]
@@ -146,11 +216,12 @@ class ProviderMachine(RuleBasedStateMachine):
         claimed = self.run(self.provider.claim(backend, orders))
         policy = self.model.policies[backend]
         may_claim = self.model.is_live(session_id) and not policy.paused
-        expected = self.model.queue(backend)[:limit] if may_claim else []
+        expected = self.model.ready(backend, self.clock.now)[:limit] if may_claim else []
         assert [one.job.key for one in claimed] == [job.key for job in expected]
         for one, order, job in zip(claimed, orders, expected, strict=False):
             event = rules.Claim(order.token, order.session, order.spooler)
             assert one.job == rules.decide(job, event, self.clock.now, policy)
+            assert one.content in (None, self.model.contents[job.key])
             self.model.jobs[job.key] = one.job
 
     @precondition(lambda self: self.model.jobs)
