@@ -168,3 +168,10 @@ async def test_f3_a_cut_connection_loses_and_doubles_nothing(
 async def test_f3_ten_seconds_without_a_database_cost_no_run(start_lab: StartLab, proxy: Proxy) -> None:
     """Cut at a sign of life, for longer than the lease: what runs runs on, and its result counts."""
     await check(start_lab, proxy, "renew", FULL_S, FULL_S / 2)
+
+
+@pytest.mark.fleet
+@pytest.mark.parametrize("phase", PHASES)
+async def test_f3_ten_seconds_in_each_phase(start_lab: StartLab, proxy: Proxy, phase: str) -> None:
+    """The same as for the short cuts, with all times as they are."""
+    await check(start_lab, proxy, phase, FULL_S, RUN_S)
