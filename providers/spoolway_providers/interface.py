@@ -495,6 +495,13 @@ class Provider(ABC):
     async def repair(self, limit: int = 1000) -> list[Finding]:
         """Redo what a crash left half done and sweep what is too old. Safe beside traffic; idempotent."""
 
+    async def inspect(self, *, repair: bool, limit: int = 1000) -> list[Finding]:
+        """What lies here that belongs to no job, or lies twice; with `repair` it is put out of the way.
+
+        Safe beside traffic: what may be under way is left alone.
+        """
+        return []
+
     async def back_up(self, target: Path, on_progress: Callable[[int, int], None]) -> int:
         """Copy all of the storage as it is at one moment into a new file; also if it is not open.
 

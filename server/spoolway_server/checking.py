@@ -47,6 +47,8 @@ async def check(storage: Storage, *, repair: bool, checksums: bool) -> AsyncGene
         total = await storage.provider.count(Query(limit=COUNT_LIMIT))
         if repair:
             yield CheckStep(await _repair(storage), 0, total)
+        strays = await storage.provider.inspect(repair=repair)
+        yield CheckStep([Trouble(one.kind, one.subject, one.action, repair) for one in strays], 0, total)
         looker = _Looker(storage, frozenset(await storage.backends(fresh=True)), checksums=checksums)
         checked, cursor = 0, ""
         while True:

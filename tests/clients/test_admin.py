@@ -72,7 +72,7 @@ async def test_a_storage_is_copied_and_checked(tmp_path: Path, admin: AdminClien
     assert await admin.operation(begun.id) == seen[-1]
     assert await admin.operations() == [seen[-1]]
     assert (await admin.cancel_operation(begun.id)).state == "DONE"
-    assert [(step.findings, step.checked_jobs, step.total_jobs) for step in steps] == [((), 0, 0)] * 2
+    assert [(step.findings, step.checked_jobs, step.total_jobs) for step in steps] == [((), 0, 0)] * 3
     with pytest.raises(NotFoundError):
         await admin.operation("0" * 32)
 
@@ -88,7 +88,7 @@ def test_the_blocking_client_copies_and_checks(tmp_path: Path) -> None:
 
         assert admin.operations() == [last] == [admin.operation(begun.id)]
         assert admin.cancel_operation(begun.id) == last
-        assert [step.findings for step in admin.check_storage("to")] == [()]
+        assert [step.findings for step in admin.check_storage("to")] == [(), ()]
 
 
 async def test_a_backend_is_paused_and_resumed(admin: AdminClient) -> None:

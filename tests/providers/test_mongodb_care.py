@@ -207,3 +207,20 @@ async def test_f9_config_and_policy_of_two_processes(
     assert backend.policy is not None
     assert backend.policy.max_queued == 5
     await other.close()
+
+
+async def test_files_of_no_job_are_found_and_removed(scene: Scene, raw: Raw) -> None:
+    """Another program has removed a job's document; those of other jobs stay."""
+    kept, lost = await _large_job(scene), await _large_job(scene)
+    await raw["jobs"].delete_one({"_id": lost.key.id})
+
+    found = await scene.provider.inspect(repair=False)
+    removed = await scene.provider.inspect(repair=True)
+
+    assert {one.kind for one in found} == {"blob_without_job"}
+    assert [one.subject for one in removed] == [one.subject for one in found]
+    assert len(found) == 2
+    assert await raw["blobs.files"].count_documents({}) == 2
+    assert kept.result is not None
+    assert await scene.provider.read_blob(kept.result, 0, len(LARGE)) == LARGE[::-1]
+    assert await scene.provider.inspect(repair=False) == []

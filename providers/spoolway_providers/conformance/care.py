@@ -25,6 +25,16 @@ class CareConformance(Base):
         assert [one.name for one in await scene.provider.backends()] == ["aaa", BACKEND]
         assert backend in await scene.provider.backends()
 
+    async def test_what_belongs_to_a_job_is_left_alone(self, scene: Scene) -> None:
+        """A sound storage has nothing in the way: an inspection finds nothing, and takes nothing."""
+        waiting = await scene.submit()
+        done = await scene.complete(await scene.claim_and_accept())
+
+        assert await scene.provider.inspect(repair=True) == []
+        assert done.result is not None
+        for ref in (waiting.content, done.content, done.result):
+            assert len(await scene.provider.read_blob(ref)) == ref.size
+
     async def test_a_config_is_taken_away(self, scene: Scene) -> None:
         """Nothing is taken or given any more; jobs and policy stay, and a new config brings it all back."""
         job, ended = await scene.submit(), await scene.submit_and_cancel()

@@ -15,6 +15,7 @@ from spoolway_providers.local.claiming import Claims
 from spoolway_providers.local.disk import Fault
 from spoolway_providers.local.duty import Duty
 from spoolway_providers.local.index import Index
+from spoolway_providers.local.inspecting import Inspection, inspect_files
 from spoolway_providers.local.keeper import Keeper
 from spoolway_providers.local.keys import PublicKeys
 from spoolway_providers.local.layout import Layout, Naming, Seen
@@ -223,6 +224,14 @@ class LocalProvider(SqliteProvider):
         round_trip: asyncio.Future[list[Finding]] = asyncio.wrap_future(keeper.go_round())
         findings += await round_trip
         await self._wait_for_files()
+        return findings
+
+    async def inspect(self, *, repair: bool, limit: int = 1000) -> list[Finding]:
+        """See the interface; files of nobody go to `spoolway/refused`."""
+        findings = await super().inspect(repair=repair, limit=limit)
+        if await self.is_settled():
+            asked = Inspection(self._layout, repair, limit)
+            findings += await self._engine.read_long(inspect_files, asked)
         return findings
 
     async def back_up(self, target: Path, on_progress: Callable[[int, int], None]) -> int:

@@ -11,7 +11,7 @@ from spoolway_providers.mongodb.connection import Connection
 from spoolway_providers.mongodb.documents import Document, key_of, to_microseconds
 from spoolway_providers.mongodb.journal import Journal
 
-__all__ = ["repair", "server_time"]
+__all__ = ["inspect", "repair", "server_time"]
 
 
 async def repair(connection: Connection, journal: Journal, limit: int) -> list[Finding]:
@@ -118,3 +118,27 @@ async def _ids(connection: Connection, name: str, query: Document, limit: int) -
     with connection.reading():
         found = await connection[name].find(query, {"_id": 1}).limit(limit).to_list()
     return [document["_id"] for document in found]
+
+
+_INSPECTED_AT_ONCE = 500
+
+
+async def inspect(connection: Connection, *, repair: bool, limit: int) -> list[Finding]:
+    """Files that are marked as committed, and that no job names."""
+    lost: list[str] = []
+    last: str | None = None
+    while len(lost) < limit:
+        query: Document = {"metadata.committed": True}
+        if last is not None:
+            query["_id"] = {"$gt": last}
+        with connection.reading():
+            page = await connection["blobs.files"].find(query).sort("_id").limit(_INSPECTED_AT_ONCE).to_list()
+        lost += [file["_id"] for file in page if not await blobs.is_named(connection, file)]
+        if len(page) < _INSPECTED_AT_ONCE:
+            break
+        last = page[-1]["_id"]
+    lost = lost[:limit]
+    if repair:
+        await blobs.remove(connection, lost)
+    action = "removed" if repair else "no job names it: nobody can read it"
+    return [Finding("blob_without_job", name, action) for name in lost]

@@ -293,6 +293,10 @@ class MongoProvider(Provider):
         """See the interface."""
         return await care.repair(self._connection, self._journal, limit)
 
+    async def inspect(self, *, repair: bool, limit: int = 1000) -> list[Finding]:
+        """See the interface."""
+        return await care.inspect(self._connection, repair=repair, limit=limit)
+
     async def probe(self) -> list[Step]:
         """See the interface."""
         return await probe(self._connection)

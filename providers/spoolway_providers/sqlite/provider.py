@@ -27,7 +27,7 @@ from spoolway_providers.interface import (
     Step,
 )
 from spoolway_providers.model import Backend, BlobRef, Draft, Job, JobKey, Policy, Session
-from spoolway_providers.sqlite import adopting, backends, blobs, care, jobs, queries, sessions
+from spoolway_providers.sqlite import adopting, backends, blobs, care, inspecting, jobs, queries, sessions
 from spoolway_providers.sqlite.backup import back_up
 from spoolway_providers.sqlite.documents import CAPABILITIES
 from spoolway_providers.sqlite.engine import Engine
@@ -47,6 +47,7 @@ _remove_config = one_by_one(backends.remove_config)
 _put_policy = one_by_one(backends.put_policy)
 _put_public_key = one_by_one(backends.put_public_key)
 _repair = one_by_one(care.repair)
+_drop_lost_blobs = one_by_one(inspecting.drop_lost_blobs)
 
 
 class SqliteProvider(Provider):
@@ -228,6 +229,15 @@ class SqliteProvider(Provider):
     async def repair(self, limit: int = 1000) -> list[Finding]:
         """See the interface."""
         return await self._engine.write(_repair, limit)
+
+    async def inspect(self, *, repair: bool, limit: int = 1000) -> list[Finding]:
+        """See the interface."""
+        if repair:
+            lost = await self._engine.write(_drop_lost_blobs, limit)
+        else:
+            lost = await self._engine.read_long(inspecting.lost_blobs, limit)
+        action = "removed" if repair else "its job is not there: nobody can read it"
+        return [Finding("blob_without_job", blob, action) for blob in lost]
 
     async def back_up(self, target: Path, on_progress: Callable[[int, int], None]) -> int:
         """See the interface."""
