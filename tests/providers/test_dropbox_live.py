@@ -1,25 +1,40 @@
-"""The same promises on a real account; asked for with `-m live`.
+"""The same promises on a real account, where one is named.
 
 Needs SPOOLWAY_TEST_DROPBOX_APP_KEY, SPOOLWAY_TEST_DROPBOX_APP_SECRET and
-SPOOLWAY_TEST_DROPBOX_REFRESH_TOKEN. All is done below a folder of its own, which is removed again. Must
-run without the other Dropbox tests, which point the SDK at the emulator: `pytest -m live THIS_FILE`.
+SPOOLWAY_TEST_DROPBOX_REFRESH_TOKEN. All is done below a folder of its own, which is removed again. The other
+Dropbox tests point the SDK at the emulator, so these run in a process of their own: where the account is
+named each run of the tests starts it; by hand it is `pytest -m live tests/providers/test_dropbox_live.py`.
 """
 
 import asyncio
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from spoolway_providers.conformance import ProviderConformance
+from tests.dropbox_account import MISSING, login
 
-FIELDS = ("app_key", "app_secret", "refresh_token")
+ROOT = Path(__file__).parents[2]
+OF_THE_EMULATOR = ("SPOOLWAY_DROPBOX_EMULATOR", "DROPBOX_API_", "REQUESTS_CA_BUNDLE")
 
 
-def login() -> dict[str, str]:
-    """Raises KeyError: no account is named, and nothing is skipped in silence."""
-    return {field: os.environ[f"SPOOLWAY_TEST_DROPBOX_{field.upper()}"] for field in FIELDS}
+if not MISSING:
+
+    @pytest.mark.timeout(3600)
+    def test_the_account_that_is_named_keeps_all_promises() -> None:
+        """The tests below pass on it."""
+        environment = {
+            name: text for name, text in os.environ.items() if not name.startswith(OF_THE_EMULATOR)
+        }
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "live", "-p", "no:cacheprovider", __file__]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 0, done.stdout[-20_000:]
 
 
 @pytest.mark.live

@@ -2,6 +2,11 @@
 
 import asyncio
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -21,6 +26,7 @@ from tests.dropbox_emulator.scene import (
     staged_scene,
 )
 
+ROOT = Path(__file__).parents[2]
 SCOPES = ["files.content.read", "files.content.write", "files.metadata.read"]
 
 
@@ -56,6 +62,41 @@ def test_backends_with_stock_spoolers_are_names(account: DropboxAccount) -> None
         DropboxProvider.from_login({**account.login, "stock_spoolers": "a,../b"})
 
     assert provider._stock_spoolers == {"a", "b"}
+
+
+def run_live_tests(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    path = "tests/providers/test_dropbox_live.py"
+    return subprocess.run(
+        [*command, path],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_live_tests_run_on_the_account_that_is_named(account: DropboxAccount) -> None:
+    """They do what they are to do on a real account; here it is one of the emulator."""
+    account.calls(forget=True)
+    named = {f"SPOOLWAY_TEST_DROPBOX_{field.upper()}": text for field, text in account.login.items()}
+    done = run_live_tests("-m", "live", "-k", "probe or repeat", **named)
+
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"[2-9] passed", done.stdout)
+    assert account.calls()["files/upload"] > 0
+    assert account.tree() == {}
+
+
+def test_without_an_account_it_is_said_that_they_were_not_run() -> None:
+    """Nothing is left out in silence."""
+    unnamed = {f"SPOOLWAY_TEST_DROPBOX_{field}": "" for field in ("APP_KEY", "APP_SECRET", "REFRESH_TOKEN")}
+    done = run_live_tests(**unnamed)
+
+    assert "not run: tests/providers/test_dropbox_live.py needs a Dropbox account" in done.stdout
+    assert "SPOOLWAY_TEST_DROPBOX_REFRESH_TOKEN" in done.stdout
 
 
 def test_secrets_are_marked_and_never_shown(account: DropboxAccount) -> None:
