@@ -81,6 +81,8 @@ class AccessTokens:
         self._catalog = catalog
         self._clock = clock
         self._by_hash: dict[str, tuple[TokenRecord, Principal]] = {}
+        self._by_id: dict[str, TokenRecord] = {}
+        self._refreshing = asyncio.Lock()
         self._held: dict[str, set[Interrupt]] = {}
         """Lasting calls under way, by the token that opened them."""
         self._expiries: dict[Interrupt, asyncio.TimerHandle] = {}
@@ -89,13 +91,15 @@ class AccessTokens:
 
     async def refresh(self) -> None:
         """Know what the catalog says now, and end the calls of tokens that are revoked by now."""
-        records = await self._catalog.all(TokenRecord)
-        self._by_hash = {record.hash: (record, _principal(record)) for record in records}
-        for record in records:
-            if record.revoked_at is not None:
-                self._end_calls(record.id, _revoked())
-        for gone in self._held.keys() - {record.id for record in records}:
-            self._end_calls(gone, _revoked())
+        # One after another: an older answer that comes late must not bring a revoked token back.
+        async with self._refreshing:
+            records = await self._catalog.all(TokenRecord)
+            self._by_hash = {record.hash: (record, _principal(record)) for record in records}
+            self._by_id = {record.id: record for record in records}
+        for token_id in self._held:
+            record = self._by_id.get(token_id)
+            if record is None or record.revoked_at is not None:
+                self._end_calls(token_id, _revoked())
 
     async def stop(self) -> None:
         """Finish what is being noted."""
@@ -119,7 +123,7 @@ class AccessTokens:
     def hold(self, token_id: str, interrupt: Interrupt) -> None:
         """End a call once its token is revoked or expires."""
         self._held.setdefault(token_id, set()).add(interrupt)
-        record = next((record for record, _ in self._by_hash.values() if record.id == token_id), None)
+        record = self._by_id.get(token_id)
         if record is not None and record.expires_at is not None:
             left_s = (record.expires_at - self._clock.now()).total_seconds()
             self._expiries[interrupt] = asyncio.get_running_loop().call_later(

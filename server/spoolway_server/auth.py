@@ -110,6 +110,8 @@ class Gate:
     def __init__(self, authenticator: Authenticator) -> None:
         """Let in whom `authenticator` knows, as far as permissions.py goes."""
         self._authenticator = authenticator
+        self._lasting: dict[Interrupt, Principal] = {}
+        """Not looked up in the call's context at its end: an abandoned stream is closed by another task."""
 
     def enter(self, context: Context, rpc: str) -> Interrupt | None:
         """Let a call in, or raise UNAUTHENTICATED or PERMISSION_DENIED.
@@ -135,12 +137,13 @@ class Gate:
         if not is_lasting(rpc):
             return None
         interrupt = Interrupt(asyncio.current_task())
+        self._lasting[interrupt] = caller
         self._authenticator.hold(caller, interrupt)
         return interrupt
 
     def leave(self, interrupt: Interrupt) -> None:
         """A call that may last is over."""
-        self._authenticator.let_go(_caller.get(), interrupt)
+        self._authenticator.let_go(self._lasting.pop(interrupt), interrupt)
 
 
 def _principal(value: str | bytes) -> Principal:
