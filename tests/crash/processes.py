@@ -58,6 +58,8 @@ def zygote(provider: str) -> Iterator[Zygote]:
         stdout=subprocess.PIPE,
         env=_environment(),
     ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         yield Zygote(process)
         process.kill()
 
