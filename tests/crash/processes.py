@@ -88,6 +88,11 @@ class Life:
         else:
             asyncio.get_running_loop().add_reader(self._handle, self._end)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its end has not been noticed."""
+        return self._handle is not None
+
     def send(self, number: signal.Signals, what: str = "") -> None:
         """Send it a signal, unless it has ended."""
         if self._handle is not None:

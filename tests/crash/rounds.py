@@ -22,6 +22,7 @@ from tests.crash.telling import tell
 
 __all__ = ["LIMIT_S", "Outcome", "RoundFailed", "look", "play_round"]
 
+AGAIN_S = 0.02
 LIMIT_S = 10.0
 """A round takes no longer, unless a loaded machine is granted more."""
 
@@ -75,7 +76,12 @@ class _Round:
         life = self._company.lives[action.whom]
         match action.what:
             case "kill":
-                life.send(signal.SIGKILL, "kills")
+                # One that happens to be away is killed once it is back: no round is without a kill.
+                while not (  # noqa: ASYNC110 - lives come one after the other, each with an event of its own
+                    self._company.lives[action.whom].is_alive or self._is_done(action.whom)
+                ):
+                    await asyncio.sleep(AGAIN_S)
+                self._company.lives[action.whom].send(signal.SIGKILL, "kills")
             case "pause":
                 life.send(signal.SIGSTOP, "pauses")
                 await asyncio.sleep(action.for_s)

@@ -11,7 +11,7 @@ import pytest
 from spoolway import JobClient, SpoolwayError
 from spoolway_providers.model import Outcome
 from tests.crash.checks import check
-from tests.crash.journal import Journal, read_journal
+from tests.crash.journal import Journal, now, read_journal
 from tests.crash.plan import BACKEND, JobPlan, Plan
 from tests.crash.processes import Company, Zygote, address_of, free_ports, zygote
 from tests.crash.proxy import Proxy
@@ -28,6 +28,8 @@ SERVERS = ("server-1", "server-2")
 SPOOLERS = ("spooler-1", "spooler-2", "spooler-3", "spooler-4")
 CUT_OFF = "spooler-4"
 CUT_FOR_S = 3.0
+LONG_S = 0.2
+"""A job that has run for so long is one of the slow ones."""
 """Over lease and grace: its jobs go to others, and it comes back."""
 AGAIN_S = 0.2
 
@@ -108,9 +110,24 @@ class Submitter:
             await asyncio.sleep(0.05)
 
 
-async def do_harm(submitter: Submitter, company: Company, proxy: Proxy) -> None:
+async def until_busy(journal: Path, spooler: str) -> None:
+    """Wait until a spooler is in the midst of a job that runs longer than a lease."""
+    while True:
+        running: dict[str, float] = {}
+        for one in read_journal(journal):
+            if one.who.partition(".")[0] == spooler and one.what == "run":
+                running[one.about["token"]] = one.t
+            elif one.what == "run ended":
+                running.pop(one.about["token"], None)
+        if any(now() - since > LONG_S for since in running.values()):
+            return
+        await asyncio.sleep(AGAIN_S)
+
+
+async def do_harm(submitter: Submitter, company: Company, proxy: Proxy, journal: Path) -> None:
     """Cut one spooler off, kill a server and two spoolers; each while there is much to do."""
     await submitter.until_ended(100)
+    await until_busy(journal, CUT_OFF)
     proxy.cut()
     await submitter.until_ended(250)
     company.lives["spooler-1"].send(signal.SIGKILL, "kills")
@@ -145,7 +162,7 @@ async def test_2000_jobs_are_all_done_once(started: Zygote, provider: str, tmp_p
                 async with JobClient(address_of(ports.values()), user="alice") as client:
                     submitter = Submitter(plan, journal, client)
                     waiting = asyncio.create_task(submitter.wait())
-                    harm = asyncio.create_task(do_harm(submitter, company, proxy))
+                    harm = asyncio.create_task(do_harm(submitter, company, proxy, tmp_path / "journal"))
                     await asyncio.gather(submitter.submit(), waiting, harm)
             finally:
                 await company.end()

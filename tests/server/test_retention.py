@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import grpc
 import pytest
+import structlog
 
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway_providers import rules
@@ -79,9 +80,7 @@ async def test_a_foreign_held_job_is_taken_back_only_by_policy(
     assert states == ["QUEUED", "RUNNING(FOREIGN)"] + (["QUEUED"] if timeout else [])
 
 
-async def test_the_janitor_tells_what_it_did(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_janitor_tells_what_it_did(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is half done or too old is logged and counted by its kind, and the janitor's session is gone."""
     storage = lab.storage()
     found = [Finding("staged_blob", f"blob-{n}", "removed") for n in range(3)]
@@ -90,9 +89,10 @@ async def test_the_janitor_tells_what_it_did(
         return found
 
     monkeypatch.setattr(storage.provider, "repair", repair)
-    await storage.janitor.round()
+    with structlog.testing.capture_logs() as logs:
+        await storage.janitor.round()
 
-    assert "repaired" in capsys.readouterr().out
+    assert [(line["event"], line["n_staged_blob"]) for line in logs] == [("repaired", 3)]
     labels = {"storage": "main", "kind": "staged_blob"}
     assert lab.server.metrics.registry.get_sample_value("spoolway_repairs_total", labels) == 3
     assert not await storage.provider.sessions()
