@@ -142,8 +142,8 @@ class Reaper:
         """How long nothing can become overdue that was seen in a look, if nothing changes."""
         if self._busy:
             return min([BUSY_LOOK_S, *(_quarter_s(view) for view in views if view.leases)])
-        # They renew all the time, so that nothing is quiet here.
-        silent = [IDLE_LOOK_S for view in views if not view.session.has_stream]
+        # These are closed after their silence also when they hold nothing.
+        silent = [_quarter_s(view) for view in views if not view.session.has_stream]
         quiet_s = QUIET_LOOK_S if self._storage.provider.capabilities.wakes else IDLE_LOOK_S
         return min([quiet_s, *silent])
 

@@ -41,10 +41,12 @@ BACKENDS_FRESH_S = 2.0
 """How long a read of the backends serves, so that another process's change is seen within it."""
 COUNT_LIMIT = 1_000_000
 """Jobs are counted so far."""
-POLL_MAX_S = 60.0
+POLL_MAX_S = 120.0
 """The longest interval of the polls beneath wake-ups, of all waiting backends together."""
 POLL_MAX_WITHOUT_WAKES_S = 5.0
 """The same where the storage does not tell of others' changes; of each backend."""
+WATCH_POLL_S = 30.0
+"""How often who watches jobs looks beneath the wake-ups."""
 PROBE = "probe-"
 """What the blobs are called by which a storage in trouble is asked whether it can be written again."""
 FIRST_REOPEN_S = 0.5
@@ -431,7 +433,8 @@ class Storage:
     @property
     def _longest_wait_s(self) -> float:
         """After so long without a hint those who watch look by themselves."""
-        return POLL_MAX_S if self.provider.capabilities.wakes else POLL_MAX_WITHOUT_WAKES_S
+        longest = POLL_MAX_S if self.provider.capabilities.wakes else POLL_MAX_WITHOUT_WAKES_S
+        return min(longest, WATCH_POLL_S)
 
 
 def _unaccepted(session: Session, token: str) -> SessionGone | Withdraw:
