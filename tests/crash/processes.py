@@ -22,6 +22,7 @@ QUICK_S = 0.2
 TRIES = 5
 """A process that has ended so quickly so often in a row is given up."""
 ROOT = Path(__file__).parents[2]
+LOOK_S = 0.01
 
 
 class Zygote:
@@ -148,6 +149,12 @@ class Company:
         task = asyncio.create_task(self._keep(name))
         self._keepers.append(task)
         return task
+
+    async def living(self, name: str) -> Life:
+        """The present life of a process; of one that is dead just now the next, if there is to be one."""
+        while self.lives[name].ended.is_set() and not self._is_done(name):  # noqa: ASYNC110 - its keeper waits as well
+            await asyncio.sleep(LOOK_S)
+        return self.lives[name]
 
     async def end(self) -> None:
         """Kill everybody, and wait until they are gone."""

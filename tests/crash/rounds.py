@@ -73,7 +73,7 @@ class _Round:
 
     async def _act(self, action: Action) -> None:
         await asyncio.sleep(action.at_s)
-        life = self._company.lives[action.whom]
+        life = await self._company.living(action.whom)
         match action.what:
             case "kill":
                 # One that happens to be away is killed once it is back: no round is without a kill.
