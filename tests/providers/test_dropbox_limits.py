@@ -14,6 +14,7 @@ from tests.dropbox_emulator.scene import (
     make_account,
     opened,
     staged_scene,
+    until,
 )
 
 JSON_AND_TEXT = [Fault.TOO_MANY_REQUESTS, Fault.TOO_MANY_REQUESTS_TEXT]
@@ -146,6 +147,15 @@ async def test_slow_dropbox_stalls_nobody_else(account: DropboxAccount) -> None:
             assert len([name for name in names if "longpoll" not in name]) <= 16 * 2
 
         assert longest_s < 0.15
+
+
+async def test_a_longpoll_takes_no_thread_of_the_calls(account: DropboxAccount) -> None:
+    """It lasts for minutes, in a pool of its own."""
+    account.set(longpoll_scale=10.0)
+    async with opened(account) as provider:
+        assert provider._calls is not None
+        calls = provider._calls
+        await until(lambda: (calls._waiters._busy, calls._threads._busy) == (1, 0))
 
 
 async def test_f19_refused_login_ends_nothing(account: DropboxAccount) -> None:

@@ -92,3 +92,29 @@ def test_a_stock_spooler_on_a_dropbox_account_finishes_what_it_takes(
 
         assert states == [JobState.ERROR if tag == 7 else JobState.DONE for tag in range(10)]
         assert jobs[3].result()["results"][0]["data"]["memory"] == ["3", "3"]
+
+
+def test_a_stock_spooler_on_a_dropbox_account_works_while_no_server_does(
+    serving: Any, lab: Any, dropbox_account: Any
+) -> None:
+    """What it took and ended after the server was killed is taken up, with its text, when one is started."""
+    server = serving(type="dropbox", stock_spoolers="alpha", **dropbox_account.login)
+    with SyncJobClient(server.address, user="ada") as client:
+        lab("--dropbox", dropbox_account.refresh_token, "alpha")
+        until(lambda: is_known(client, "alpha"), "the stock spooler's config is not taken up")
+        jobs = submit(client, "alpha", [job(tag, boom=2 if tag == 2 else -1) for tag in range(5)])
+        server.kill()
+
+        def is_idle() -> bool:
+            folders = ("Queued_Jobs", "Running_Jobs")
+            return not any(dropbox_account.tree(f"/Backend_files/{folder}/") for folder in folders)
+
+        until(is_idle, "the stock spooler does not go on")
+        server.start()
+        snapshots = [handle.wait(90) for handle in jobs]
+
+        assert [one.state for one in snapshots] == [
+            JobState.ERROR if tag == 2 else JobState.DONE for tag in range(5)
+        ]
+        assert "Traceback" in str(snapshots[2].error)
+        assert jobs[3].result()["results"][0]["data"]["memory"] == ["3", "3"]
