@@ -120,6 +120,18 @@ def test_the_first_token_is_in_the_trail() -> None:
     assert secret not in detail
 
 
+@pytest.mark.usefixtures("_no_patience")
+def test_an_account_without_a_name_makes_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a mere number."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+
+    assert init().startswith("spw_")
+
+
 def test_a_catalog_in_memory_has_no_first_token() -> None:
     """Nobody but the server could read it there: say so."""
     Path("spoolway.toml").write_text(CONFIG.replace("catalog.sqlite", ":memory:"))

@@ -145,6 +145,29 @@ async def test_a_revocation_ends_what_is_open(lab: Lab, ada: Caller) -> None:
     assert (await watches["alice"].read()) is not grpc.aio.EOF
 
 
+async def test_who_reads_nothing_is_cut_off_too(
+    lab: Lab, ada: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that waits for its client to take a message ends after a grace, without a word."""
+    monkeypatch.setattr("spoolway_server.guard.SEND_GRACE_S", 0.1)
+    bob = await create(ada, "bob")
+    lab.secrets["bob"] = bob.secret
+    labels = {f"key-{number}": "x" * 250 for number in range(32)}
+    one = pb.SubmitJobRequest(backend="sim", content=b"{}", labels=labels)
+    for _ in range(4):
+        await lab.caller("bob").SubmitJobs(pb.SubmitJobsRequest(requests=[one] * 250))
+    watch = lab.caller("bob").WatchJobs(pb.WatchJobsRequest())
+    await watch.read()
+    held = lab.server.tokens._held
+    [interrupt] = held[bob.token.name.removeprefix("tokens/")]
+    await eventually(lambda: interrupt.sending)
+
+    await revoke(ada, bob.token.name)
+
+    await eventually(lambda: not held.keys() & {bob.token.name.removeprefix("tokens/")})
+    watch.cancel()
+
+
 async def test_a_spooler_is_cut_off_with_its_token(lab: Lab, ada: Caller) -> None:
     """Its stream ends with the reason; with another token of the same user it goes on with its job."""
     token = await lab.give_token("robot", Role.SPOOLER)

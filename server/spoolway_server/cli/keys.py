@@ -1,7 +1,6 @@
 """The commands about the key that encrypts logins."""
 
 import asyncio
-import getpass
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 
 from spoolway_server.cli.config import read_config
 from spoolway_server.cli.exits import ExitCode, fail
-from spoolway_server.cli.output import put, say
+from spoolway_server.cli.output import account_name, put, say
 from spoolway_server.config import Config, ConfigError
 
 __all__ = ["make_key", "rotate_key"]
@@ -71,7 +70,7 @@ async def _rotate(settings: Config) -> tuple[int, str]:
         await catalog.note(
             AuditEvent(
                 at=datetime.now(UTC),
-                who=getpass.getuser(),
+                who=account_name(),
                 what="RotateKey",
                 subject="storages",
                 outcome="OK",

@@ -1,5 +1,6 @@
 """What the commands write: tables for people, JSON for programs, progress for whoever watches."""
 
+import getpass
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["ago", "as_document", "console", "put", "say", "write_facts", "write_json", "write_table"]
+__all__ = [
+    "account_name",
+    "ago",
+    "as_document",
+    "console",
+    "put",
+    "say",
+    "write_facts",
+    "write_json",
+    "write_table",
+]
 
 _WIDE = 1000
 """Columns where nobody looks: a program that reads a table must not find it wrapped or cut."""
@@ -110,3 +121,11 @@ def ago(moment: datetime | None) -> str:
         if seconds >= length:
             return f"{seconds // length} {unit} ago"
     return f"{seconds} s ago"
+
+
+def account_name() -> str:
+    """Who runs the command, for the audit trail; a container may run under a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "unknown"

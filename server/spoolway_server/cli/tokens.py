@@ -1,7 +1,6 @@
 """The commands about access tokens."""
 
 import asyncio
-import getpass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 from spoolway_server.cli.admin import calls_admin
 from spoolway_server.cli.config import read_config
 from spoolway_server.cli.exits import ExitCode, fail
-from spoolway_server.cli.output import ago, put, say, write_json, write_table
+from spoolway_server.cli.output import account_name, ago, put, say, write_json, write_table
 from spoolway_server.config import Config
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ async def _make_first(settings: Config, user: str) -> str:
 
     catalog = make_catalog(settings)
     await catalog.open()
-    now, by = datetime.now(UTC), getpass.getuser()
+    now, by = datetime.now(UTC), account_name()
     try:
         token_id = new_token_id()
         _, secret = await store_new_token(
