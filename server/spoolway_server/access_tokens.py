@@ -161,7 +161,7 @@ class AccessTokens:
             # Another process has noted it, or the token was revoked: that matters more.
             return
         except ServiceError as error:
-            _log.warning("last use of a token not stored", token=token_id, error=error.message)
+            _log.warning("last use of a token not stored", token_id=token_id, error=error.message)
 
     # Changes
 

@@ -21,6 +21,7 @@ HIDDEN = "***"
 _SECRET_KEYS = ("authorization", "login", "passphrase", "password", "secret", "spoolway_key", "token")
 # What carries a secret within a text: a header's value, a database's address, key=value.
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[^\s,;'\"]+")
+_ACCESS_TOKEN = re.compile(r"\bspw_[0-9a-f]+")
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@")
 _ASSIGNED = re.compile(
     rf"(?i)(\b\w*(?:{'|'.join(_SECRET_KEYS)})['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,;&]+)"
@@ -107,6 +108,7 @@ def _redacted_entry(entry: Any) -> Any:
 
 def _redacted_text(text: str) -> str:
     text = _BEARER.sub(rf"\1 {HIDDEN}", text)
+    text = _ACCESS_TOKEN.sub(HIDDEN, text)
     text = _URL_LOGIN.sub(rf"\1{HIDDEN}@", text)
     return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
 

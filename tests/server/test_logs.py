@@ -64,6 +64,7 @@ def test_no_secret_is_logged(log_format):
     log.info("b", metadata=[("authorization", "Bearer hunter2"), ("user", "me")])
     log.info("c", address="mongodb://atom:hunter2@host/db", said="password=hunter2 token: hunter2")
     log.info("d", text='{"refresh_token": "hunter2"} Bearer hunter2')
+    log.info("f", said=f"he pasted spw_{'0123abcd' * 8} into the chat")
     logging.getLogger("grpc").warning("connect with %s", {"password": "hunter2"})
     try:
         raise ValueError("bad login: hunter2")
@@ -72,6 +73,7 @@ def test_no_secret_is_logged(log_format):
 
     text = "\n".join(lines())
     assert "hunter2" not in text
+    assert "0123abcd" not in text
     assert text.count("***") >= 10
     assert "mongodb://***@host/db" in text
 

@@ -14,8 +14,9 @@ from spoolway.v1 import job_pb2
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import storage_admin_pb2 as admin_pb
 from spoolway_server import quotas
+from tests.server.conftest import StartLab
 from tests.server.fake_spooler import FakeSpooler
-from tests.server.lab import Caller, Lab
+from tests.server.lab import PATIENCE_S, Caller, Lab
 from tests.server.refusals import refusal
 from tests.server.server_process import caller_of, server_process, write_config
 
@@ -111,7 +112,7 @@ async def test_one_policy_does_not_concern_another_backend(lab: Lab, alice: Call
 
 
 @in_memory
-async def test_a_stream_is_not_read_faster_than_allowed(start_lab: Any) -> None:
+async def test_a_stream_is_not_read_faster_than_allowed(start_lab: StartLab) -> None:
     """Messages beyond the limit wait for the next second; none is lost."""
     lab = await start_lab(limits={"max_messages_per_s": 20})
     await lab.caller("robot").register("sim")
@@ -124,6 +125,25 @@ async def test_a_stream_is_not_read_faster_than_allowed(start_lab: Any) -> None:
     await spooler.beat()
 
     assert time.monotonic() - began >= 2
+
+
+@in_memory
+async def test_calls_on_one_connection_are_limited(start_lab: StartLab) -> None:
+    """One more waits until another has ended; other connections are not concerned."""
+    lab = await start_lab(limits={"max_streams": 2})
+    alice, other = lab.caller("alice"), lab.caller("alice", lab.new_channel())
+    watches = [alice.WatchJobs(pb.WatchJobsRequest()) for _ in range(2)]
+    for watch in watches:
+        await watch.read()
+
+    third = asyncio.ensure_future(alice.ListBackends(pb.ListBackendsRequest()))
+    await other.ListBackends(pb.ListBackendsRequest())
+    waited = not third.done()
+    watches[0].cancel()
+    await asyncio.wait_for(third, PATIENCE_S)
+    watches[1].cancel()
+
+    assert waited
 
 
 @in_memory
