@@ -234,6 +234,7 @@ class Copying:
         run = _Run(operation, source, target)
         if record.place.get("step") != "follow":
             await wait_settled(source.provider, operation)
+            await self._pin(operation)
             await operation.save(phase="copying backends")
             await run.copy_backends()
             await run.copy_jobs()
@@ -263,6 +264,19 @@ class Copying:
         turned = routes.backends if routes else {}
         return bool(record.backends) and all(turned.get(name) == record.target for name in record.backends)
 
+    async def _pin(self, operation: Operation) -> None:
+        """Say where the backends lie before the target has them, too: nobody is to find them there yet."""
+        record = operation.record
+
+        def change(routes: Routes) -> Routes:
+            here = dict.fromkeys(record.backends, record.source)
+            return msgspec.structs.replace(routes, backends={**routes.backends, **here})
+
+        await operation.save(phase="telling all servers")
+        if await self._change_routes(change):
+            await self._added.refresh()
+            await asyncio.sleep(self._settle_s)
+
     async def _set_moving(self, operation: Operation, *, on: bool) -> None:
         record = operation.record
 
@@ -284,19 +298,21 @@ class Copying:
 
         await self._change_routes(change)
 
-    async def _change_routes(self, change: Callable[[Routes], Routes]) -> None:
+    async def _change_routes(self, change: Callable[[Routes], Routes]) -> bool:
+        """Whether there was anything to change."""
         for attempt in range(MAX_TRIES):
             routes = await self._catalog.get(Routes, Routes.KEY) or Routes()
             changed = change(routes)
             if changed == routes:
-                return
+                return False
             try:
                 await self._catalog.put(changed)
             except CatalogConflict:
                 if attempt + 1 == MAX_TRIES:
                     raise
             else:
-                return
+                return True
+        raise AssertionError("unreachable")
 
 
 class _Run:

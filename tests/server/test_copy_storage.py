@@ -113,6 +113,23 @@ async def test_what_can_not_be_copied_is_refused(lab: Lab) -> None:
     assert full.reason == "BACKEND_EXISTS"
 
 
+async def test_a_backend_that_moves_is_unavailable_for_a_moment(lab: Lab) -> None:
+    """Nobody is told that it is not there, and all may try again; what is not about it goes on."""
+    alice = lab.caller("alice")
+    job = await alice.submit("sim")
+    await lab.caller("robot").register("lamp")
+    lab.server.storages.route({}, ["sim"])
+
+    refused = [await refusal(alice.submit("sim")), await refusal(alice.job(job.name))]
+    await alice.submit("lamp")
+    lab.server.storages.route({})
+
+    for one in refused:
+        assert (one.code, one.reason) == (grpc.StatusCode.UNAVAILABLE, "BACKEND_MOVING")
+        assert one.retry_after is not None
+    assert (await alice.job(job.name)).name == job.name
+
+
 async def test_what_runs_is_waited_for(lab: Lab) -> None:
     """A running job ends where it began, and its result is in the copy; meanwhile the operation says so."""
     alice, olga = lab.caller("alice"), lab.caller("olga")
@@ -136,6 +153,30 @@ async def test_what_runs_is_waited_for(lab: Lab) -> None:
     result = await alice.GetResult(pb.GetResultRequest(name=job.name))
     assert result.content == b'{"done": true}'
     assert (await lab.storage("main").provider.get(lab.key(job.name))).state == "DONE"
+
+
+@only_sqlite
+async def test_a_half_made_copy_is_found_by_nobody(lab: Lab, start_lab: StartLab) -> None:
+    """A server that looks for the backend for the first time finds it in the source, not in the default."""
+    alice, olga = lab.caller("alice"), lab.caller("olga")
+    job = await alice.submit("sim")
+    spooler = FakeSpooler(lab)
+    await spooler.connect()
+    await spooler.credit(1)
+    await spooler.accept(await spooler.assignment())
+    lab.storage("old").set_active(False)
+    operation = await begin(olga)
+    async for answer in olga.WatchOperation(admin_pb.WatchOperationRequest(name=operation.name)):
+        if "1 jobs that run" in answer.operation.phase:
+            break
+    other = await start_lab("main", "old", clock=Clock())
+
+    assert "sim" in await other.storage("main").backends()
+    storage, _ = await other.server.storages.find_backend("sim")
+    assert storage.name == "old"
+    assert [one.name for one in await other.caller("alice").all_jobs()] == [job.name]
+    await olga.CancelOperation(admin_pb.CancelOperationRequest(name=operation.name))
+    await ended(olga, operation)
 
 
 async def test_a_cancelled_copy_turns_nothing(lab: Lab) -> None:
@@ -223,6 +264,7 @@ async def test_another_process_goes_on_where_one_stops(lab: Lab, start_lab: Star
     await lab.server.stop(0)
     olga = other.caller("olga")
     await eventually(lambda: other.server.operations._running)
+    await eventually(lambda: other.server.storages._routes)
     await other.caller("alice").cancel(job.name)
     last = operation
     async for answer in olga.WatchOperation(admin_pb.WatchOperationRequest(name=operation.name)):
