@@ -208,14 +208,18 @@ class MongoProvider(Provider):
 
     async def _mending(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """Have a call served; jobs that can't be read are ended first, so that they are in nobody's way."""
+        met: object = None
         while True:
             try:
                 return await call()
             except UnreadableJob as error:
                 job = await end_unreadable(self._connection, error.document)
-                if job is None:
+                if job is not None:
+                    self._wake.told(job.key, job.revision, job.state)
+                elif error.document == met:
+                    # Nobody else has ended it meanwhile either.
                     raise
-                self._wake.told(job.key, job.revision, job.state)
+                met = error.document
 
     # Blobs
 

@@ -177,12 +177,15 @@ class Engine:
 
     async def _mending(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """Have a call served; jobs that can't be read are ended first, so that they are in nobody's way."""
+        met: object = None
         while True:
             try:
                 return await call()
             except UnreadableJob as error:
-                if not await self._write(end_unreadable, error.document):
+                # Somebody else may have ended it meanwhile; but nobody tries for ever.
+                if not await self._write(end_unreadable, error.document) and error.document == met:
                     raise
+                met = error.document
 
     async def _write(self, operation: Operation[Argument, Result], argument: Argument) -> Result:
         if self._writer is None:
