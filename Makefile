@@ -54,7 +54,7 @@ crash: $(VENV)/.ready ## Kill processes at random: ROUNDS=200 SEED=7 PROVIDER=sq
 		$(addprefix --provider ,$(PROVIDER)) $(ARGS)
 
 fleet: $(VENV)/.ready ## Three servers on one MongoDB, twelve spoolers, a server and the database killed; 10 s without it; 3 minutes
-	@$(BIN)/python -m pytest -q -n 2 -m fleet $(ARGS) tests/crash tests/server/test_mongodb_cut.py
+	@$(BIN)/python -m pytest -q -m fleet $(ARGS) tests/crash tests/server/test_mongodb_cut.py
 
 bench: $(VENV)/.ready ## Measure against two floors, in 12 minutes; QUICK=1: in 50 s, less exact
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)

@@ -26,14 +26,14 @@ SPOOLERS = tuple(f"spooler-{n}" for n in range(1, 13))
 CLIENTS = tuple(f"client-{n}" for n in range(1, 7))
 """Each submits to one backend, one job after the other: so the order of all of them is known."""
 JOBS_OF_EACH = 100
-GAP_S = 0.15
+GAP_S = 0.25
 SLOW_EVERY = 20
 """Of so many jobs one runs long: some are in hand whenever something dies."""
-LEASES = {"ttl_s": 2.0, "resume_grace_s": 1.0, "heartbeat_interval_s": 0.5, "accept_timeout_s": 3.0}
+LEASES = {"ttl_s": 6.0, "resume_grace_s": 3.0, "heartbeat_interval_s": 1.0, "accept_timeout_s": 5.0}
 """Long enough for a machine that is busy with 22 processes."""
-DOWN_FOR_S = 4.0
+DOWN_FOR_S = 10.0
 """Over lease and grace: all leases are unsure by then, and none may be taken away."""
-LIMIT_S = 200.0
+LIMIT_S = 270.0
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ class Harm:
 
 
 @pytest.mark.fleet
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 async def test_600_jobs_are_done_once_and_in_order(database: StandIn, tmp_path: Path) -> None:
     """All are done, none is lost, no two spoolers hold one at a time, and each backend keeps the order."""
     with zygote("mongodb") as started:
