@@ -59,10 +59,10 @@ class StockSpooler:
             self._account.put({f"{FILES}/Result/singlequdit/alice/result-{self._id}.json": RESULT})
         self._account.move({self.running: f"{FILES}/{PLACES[word]}/{self._name}"})
 
-    def tell(self, word: str) -> None:
+    def tell(self, word: str, user: str = "None") -> None:
         error = TEXT if word == "ERROR" else "None"
         document = {"job_id": self._id, "status": word, "detail": "Got your json.", "error_message": error}
-        self._account.put({self.none_status: json.dumps(document)})
+        self._account.put({self.none_status.replace("/None/", f"/{user}/"): json.dumps(document)})
 
     def run(self, word: str) -> None:
         self.take()
@@ -107,6 +107,23 @@ async def test_a_job_that_ran_while_no_server_did(account: DropboxAccount, word:
     assert json.loads(account.tree(path)[path])["status"] == word
     async with opened(account) as third:
         await check_end(third, job, word)
+
+
+@pytest.mark.parametrize("word", ["DONE", "ERROR"])
+async def test_an_end_that_is_written_over_our_record(account: DropboxAccount, word: str) -> None:
+    """Other spoolers write where the job's client looks: of the job itself the index document still knows."""
+    async with opened(account) as first:
+        job = await (await staged_scene(first)).submit(request_id="r-1")
+    spooler = StockSpooler(account, job)
+    spooler.take()
+    spooler.move_away(word)
+    spooler.tell(word, "alice")
+    async with opened(account) as second:
+        await check_end(second, job, word)
+    async with opened(account) as third:
+        scene = await staged_scene(third)
+        await check_end(third, job, word)
+        assert (await scene.submit(request_id="r-1")).key == job.key
 
 
 @pytest.mark.parametrize("word", ["DONE", "ERROR"])

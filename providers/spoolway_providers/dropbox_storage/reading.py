@@ -11,7 +11,7 @@ from spoolway_providers.dropbox_storage.adoption import (
     is_foreign_end,
     set_aside,
 )
-from spoolway_providers.dropbox_storage.documents import Status, decode_status
+from spoolway_providers.dropbox_storage.documents import SnapshotEntry, Status, decode_status
 from spoolway_providers.dropbox_storage.entries import Entry, place_of
 from spoolway_providers.dropbox_storage.names import Place, is_after, seq_of_id
 from spoolway_providers.dropbox_storage.requests import digest_of
@@ -48,6 +48,8 @@ class Reader:
         self._tenure = tenure
         self._places = asyncio.Semaphore(READERS)
         self._wanted = asyncio.Event()
+        self.remembered: dict[JobKey, SnapshotEntry] = {}
+        """What the index document knew of jobs whose status was written since."""
 
     async def ensure(self, entry: Entry) -> None:
         """Know the job; the caller holds the entry's lock. Raises Unavailable."""
@@ -139,6 +141,8 @@ class Reader:
                 job = await self._caught_up(entry, job)
         elif before is not None:
             job = await self._follow(entry, before, status)
+        elif (ended := await self._overwritten(entry, status)) is not None:
+            job, fingerprint = ended, self.remembered[entry.key].fingerprint
         else:
             job = await self._adopt(entry, status)
         self.take(entry, job, fingerprint)
@@ -214,6 +218,14 @@ class Reader:
         now, policy = self._tenure.clock(), self._tenure.policy(entry.key.backend)
         taken = followed(job, place=Place.RUNNING, status=None, result=None, now=now, policy=policy)
         return self._late(entry, taken)
+
+    async def _overwritten(self, entry: Entry, status: Status | None) -> Job | None:
+        """A job whose end another program has written over our record, which the index document still has."""
+        known = self.remembered.get(entry.key)
+        if known is None or status is None or not is_foreign_end(status) or known.job.holder is not None:
+            return None
+        ended = await self.ended(entry, known.job, status)
+        return self._late(entry, ended) if ended.is_terminal else None
 
     def _is_taken(self, entry: Entry, job: Job) -> bool:
         """Whether another program has moved its file: it was no step of ours that a crash broke off."""

@@ -34,7 +34,10 @@ class SnapshotKeeper:
         for one in self._entries:
             entry = tenure.index.entries.get(one.job.key)
             info = tenure.mirror.get(one.path)
-            if entry is None or info is None or info.rev != one.rev or entry.status_path != info.path:
+            if entry is None or info is None or entry.status_path != info.path:
+                continue
+            if info.rev != one.rev:
+                reader.remembered[entry.key] = one
                 continue
             if reader.is_at_odds(entry, one.job):
                 continue
