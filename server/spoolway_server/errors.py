@@ -1,5 +1,6 @@
 """What the services answer instead of a result: one class, one table, one place that writes trailers."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -12,13 +13,23 @@ from spoolway.v1 import job_pb2
 from spoolway_providers import errors as provider_errors
 from spoolway_providers.rules import Refusal
 
-__all__ = ["DOMAIN", "ServiceError", "draining", "from_provider_error", "from_refusal", "moving_on"]
+__all__ = [
+    "DOMAIN",
+    "ServiceError",
+    "draining",
+    "from_provider_error",
+    "from_refusal",
+    "moving_on",
+    "without_paths",
+]
 
 DOMAIN = "spoolway"
 """`domain` of every ErrorInfo."""
 MAX_MESSAGE_BYTES = 1_000
 """A message goes thrice into the trailers, which have 8 KiB: a longer one would lose the whole error."""
 MAX_FACT_BYTES = 300
+_PATH = re.compile(r"(?<![\w./])/[^\s'\":;,()]+")
+"""An absolute path in an operating system's words; names of resources begin with a word."""
 DEFAULT_RETRY_AFTER = timedelta(seconds=1)
 
 
@@ -112,7 +123,7 @@ _TABLE: Mapping[type, tuple[grpc.StatusCode, str]] = {
 
 
 def from_provider_error(error: provider_errors.ProviderError) -> ServiceError:
-    """The answer for an error of a storage."""
+    """The answer for an error of a storage; its paths are in the log and in its health, for operators."""
     # A plug-in's own subclass means what its parent means.
     code, reason = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     retry_after = getattr(error, "retry_after", None)
@@ -120,7 +131,14 @@ def from_provider_error(error: provider_errors.ProviderError) -> ServiceError:
         retry_after = timedelta(seconds=10)
     facts = {name: getattr(error, name) for name in ("limit", "address") if hasattr(error, name)}
     field = "expire_time" if isinstance(error, provider_errors.Expired) else ""
-    return ServiceError(code, reason, str(error), metadata=facts, retry_after=retry_after, field=field)
+    return ServiceError(
+        code, reason, without_paths(str(error)), metadata=facts, retry_after=retry_after, field=field
+    )
+
+
+def without_paths(text: str) -> str:
+    """A driver's words without the paths of the server's files, which are for operators."""
+    return _PATH.sub("a file", text)
 
 
 def draining() -> ServiceError:

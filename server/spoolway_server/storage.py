@@ -25,7 +25,7 @@ from spoolway_server.admission import JobRules, read_config
 from spoolway_server.clock import Clock
 from spoolway_server.dispatcher import Dispatcher
 from spoolway_server.documents import parse_document
-from spoolway_server.errors import ServiceError
+from spoolway_server.errors import ServiceError, without_paths
 from spoolway_server.feed import Feed
 from spoolway_server.janitor import Janitor
 from spoolway_server.leases import Leases, Update
@@ -224,7 +224,7 @@ class Storage:
             raise ServiceError(
                 grpc.StatusCode.UNAVAILABLE,
                 "STORAGE_UNAVAILABLE",
-                f"storage {self.name} can't be reached: {self.trouble}",
+                f"storage {self.name} can't be reached: {without_paths(self.trouble)}",
                 metadata={"storage": self.name},
             )
 

@@ -47,6 +47,19 @@ def test_an_error_of_a_provider_keeps_its_words(kind: type[provider_errors.Provi
     assert details_of(error)[0] == "google.rpc.ErrorInfo"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("[Errno 20] Not a directory: '/srv/lab/jobs'", "[Errno 20] Not a directory: 'a file'"),
+        ("the path /srv/lab.sqlite can't be used: full", "the path a file can't be used: full"),
+        ("backends/sim/jobs/1 and 1/2 and a/b stay", "backends/sim/jobs/1 and 1/2 and a/b stay"),
+    ],
+)
+def test_a_path_is_not_told(said: str, told: str) -> None:
+    """Where the server keeps its files is nobody's business but its operators'."""
+    assert from_provider_error(provider_errors.Unavailable(said)).message == told
+
+
 def test_the_facts_of_an_error_go_to_the_client() -> None:
     """Limits, the owner's address and how long to wait are told to programs too."""
     assert from_provider_error(provider_errors.QueueFull("full", 5)).metadata == {"limit": "5"}
