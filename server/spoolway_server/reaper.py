@@ -126,7 +126,7 @@ class Reaper:
         self._next_due = None
         # Policies that other processes have changed count here within a look.
         await self._storage.backends()
-        await self._apply_due()
+        all_applied = await self._apply_due()
         mine = list(self._storage.leases.sessions.values())
         views = await self._storage.provider.sessions()
         await self._end_closed({view.session.id for view in views if view.session.state == "LIVE"}, mine)
@@ -136,6 +136,8 @@ class Reaper:
         self._busy = self._has_work or watched > 0 or any(view.leases for view in views)
         self._look_s = self._interval_s(views)
         stored = await self._storage.provider.next_due()
+        if not all_applied and stored is not None and stored <= self._clock.now():
+            stored = None  # of a job that is passed by; routes that turn call for another look
         self._next_due = min((t for t in (stored, self._next_due) if t is not None), default=None)
 
     def _interval_s(self, views: Sequence[SessionView]) -> float:
@@ -176,16 +178,22 @@ class Reaper:
             left_s = min(left_s, max(due_in_s, 0.01))
         return left_s
 
-    async def _apply_due(self) -> None:
+    async def _apply_due(self) -> bool:
+        """Do what is due; whether nothing was passed by."""
+        passed_by = 0
         while True:
             page = await self._storage.provider.find(Query(due_before=self._clock.now(), limit=BATCH))
-            if not page.jobs:
-                return
             purged = await self._purge([job for job in page.jobs if job.is_terminal])
-            due = [Update(job.key, Due(), known=job) for job in page.jobs if not job.is_terminal]
+            living = [job for job in page.jobs if not job.is_terminal]
+            due = [Update(job.key, Due(), known=job) for job in self._at_home(living)]
+            passed_by += len(living) - len(due)
             await self._storage.leases.apply(due)
             if len(page.jobs) < BATCH or not (purged or due):
-                return
+                return not passed_by
+
+    def _at_home(self, jobs: Iterable[Job]) -> list[Job]:
+        """Without the copies of jobs that another storage has: two reapers would decide apart."""
+        return [job for job in jobs if self._storage.is_home(job.key.backend)]
 
     async def _end_closed(self, live: Container[str], mine: Iterable[Session]) -> None:
         """Tell streams of this process whose sessions others have ended."""
@@ -233,13 +241,14 @@ class Reaper:
         """Take back what nobody holds any more; how many jobs were seen to be so."""
         page = await self._storage.provider.find(Query(orphaned=True, limit=BATCH))
         ripe: list[Job] = []
-        for job in page.jobs:
+        jobs = self._at_home(page.jobs)
+        for job in jobs:
             token = job.holder.token if job.holder else ""
             if self._unchanged_for(("orphan", str(job.key)), token) >= ORPHAN_PATIENCE_S:
                 ripe.append(job)
-        self._forget("orphan", {str(job.key) for job in page.jobs})
+        self._forget("orphan", {str(job.key) for job in jobs})
         await self._take_back(ripe, "its session is closed")
-        return len(page.jobs)
+        return len(jobs)
 
     async def _take_back(self, jobs: Iterable[Job], reason: str) -> None:
         updates = [
@@ -255,8 +264,9 @@ class Reaper:
         Whose session has no stream any more may have been killed by the job: that counts as a crash.
         """
         page = await self._storage.provider.find(Query(states=(State.CLAIMED,), limit=BATCH))
+        jobs = self._at_home(page.jobs)
         updates: list[Update] = []
-        for job in page.jobs:
+        for job in jobs:
             holder = job.holder
             if (
                 holder is None
@@ -267,10 +277,10 @@ class Reaper:
             if holder.session in detached:
                 event = SessionGone(holder.session, "its stream ended before the job was accepted")
             updates.append(Update(job.key, event, known=job))
-        self._forget("claim", {str(job.key) for job in page.jobs})
+        self._forget("claim", {str(job.key) for job in jobs})
         if updates:
             await self._storage.leases.apply(updates)
-        return len(page.jobs)
+        return len(jobs)
 
     def _unchanged_for(self, subject: tuple[str, str], what: object) -> float:
         """Seconds for which this process has seen `subject` be `what`."""

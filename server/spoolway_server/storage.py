@@ -114,6 +114,8 @@ class Storage:
         self._tasks: set[asyncio.Task[None]] = set()
         self._withdrawals: set[asyncio.Task[None]] = set()
         self.on_health_change: Callable[[], None] = lambda: None
+        self.is_home: Callable[[str], bool] = lambda _backend: True
+        """Whether a backend's jobs here count; else they are copies, of before or for later."""
 
     @property
     def provider(self) -> Provider:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 
 import grpc
 
@@ -30,14 +31,18 @@ class Storages:
         self._moving: frozenset[str] = frozenset()
         self._found: dict[str, Storage] = {}
         for storage in self.by_name.values():
-            storage.on_health_change = self._health_changed
+            self._join(storage)
 
     def add(self, storage: Storage) -> None:
         """One more; who adds it starts it."""
-        storage.on_health_change = self._health_changed
+        self._join(storage)
         self.by_name[storage.name] = storage
         self._found.clear()
         self._health_changed()
+
+    def _join(self, storage: Storage) -> None:
+        storage.on_health_change = self._health_changed
+        storage.is_home = partial(self.is_home, storage)
 
     def remove(self, name: str) -> Storage:
         """One less: its spoolers are told to leave; who removes it stops it."""
@@ -60,6 +65,8 @@ class Storages:
             self._routes = dict(routes)
             self._found.clear()
             for storage in self.by_name.values():
+                # Jobs that were passed by until now may be due.
+                storage.reaper.note_change()
                 self._let_go(storage, {name for name in turned if routes[name] != storage.name})
 
     @staticmethod

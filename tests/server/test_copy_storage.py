@@ -5,19 +5,22 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from spoolway.v1 import job_service_pb2 as pb
 from spoolway.v1 import storage_admin_pb2 as admin_pb
-from spoolway_providers.interface import Provider
+from spoolway_providers.interface import Provider, Query
 from spoolway_providers.registry import make_provider
 from spoolway_server import copying
 from spoolway_server.clock import Clock
 from tests.server.conftest import StartLab
+from tests.server.fake_clock import JumpClock
 from tests.server.fake_spooler import FakeSpooler
 from tests.server.lab import Caller, Lab, eventually, state_of
 from tests.server.refusals import refusal
@@ -179,6 +182,27 @@ async def test_a_half_made_copy_is_found_by_nobody(lab: Lab, start_lab: StartLab
     await ended(olga, operation)
 
 
+async def test_what_is_due_is_done_where_a_job_counts(start_lab: StartLab) -> None:
+    """A storage leaves copies alone: the one that the route names decides, and its word is copied."""
+    clock = JumpClock()
+    lab = await start_lab("main", "old", clock=clock)
+    await lab.caller("robot").register("sim", storage="old")
+    expire = Timestamp()
+    expire.FromDatetime(clock.now() + timedelta(seconds=60))
+    job = await lab.caller("alice").submit("sim", expire_time=expire)
+    lab.server.storages.route({"sim": "main"})
+    clock.advance(120)
+    [key] = [one.key for one in (await lab.storage("old").provider.find(Query())).jobs]
+
+    await lab.storage("old").reaper.look()
+    copied = await lab.storage("old").provider.get(key)
+    lab.server.storages.route({"sim": "old"})
+    await lab.storage("old").reaper.look()
+
+    assert copied.state == "QUEUED"
+    assert state_of(await lab.caller("alice").job(job.name)) == "EXPIRED"
+
+
 async def test_a_cancelled_copy_turns_nothing(lab: Lab) -> None:
     """It ends while it waits; the backend stays where it is, and takes jobs again."""
     alice, olga = lab.caller("alice"), lab.caller("olga")
@@ -255,7 +279,8 @@ async def test_another_process_goes_on_where_one_stops(lab: Lab, start_lab: Star
     await spooler.connect()
     await spooler.credit(1)
     await spooler.accept(await spooler.assignment())
-    other = await start_lab("main", "old", clock=Clock())
+    clock = JumpClock()
+    other = await start_lab("main", "old", clock=clock)
     for one in (lab, other):
         one.storage("old").set_active(False)
     operation = await begin(olga)
@@ -266,6 +291,7 @@ async def test_another_process_goes_on_where_one_stops(lab: Lab, start_lab: Star
     await eventually(lambda: other.server.operations._running)
     await eventually(lambda: other.server.storages._routes)
     await other.caller("alice").cancel(job.name)
+    clock.advance(60)
     last = operation
     async for answer in olga.WatchOperation(admin_pb.WatchOperationRequest(name=operation.name)):
         last = answer.operation
