@@ -184,12 +184,13 @@ class StorageAdmin(OperationCalls, storage_admin_pb2_grpc.StorageAdminServicer):
                 state.value: await storage.provider.count(Query(states=(state,), limit=COUNT_LIMIT))
                 for state in State
             }
-            sessions = await storage.provider.sessions()
+            # Without a principal: the janitor's.
+            sessions = [one.session for one in await storage.provider.sessions() if one.session.principal]
         return pb.GetStorageStatsResponse(
             backends=len(await storage.backends()),
             jobs={state: number for state, number in jobs.items() if number},
             unfinished_jobs=await storage.unfinished(),
-            sessions=sum(view.session.state is SessionState.LIVE for view in sessions),
+            sessions=sum(session.state is SessionState.LIVE for session in sessions),
         )
 
     async def TestStorage(self, request: pb.TestStorageRequest, context: Context) -> pb.TestStorageResponse:
