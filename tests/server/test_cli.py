@@ -303,25 +303,25 @@ def test_cancel_tells_the_state(run):
 
 def test_retry_tells_the_state(run):
     """A retry prints the job and its state, or the job as JSON."""
-    assert run("retry", NAME).stdout == f"{NAME}  QUEUED\n"
-    assert json.loads(run("retry", NAME, "--json").stdout)["state"] == "QUEUED"
+    assert run("job", "retry", NAME).stdout == f"{NAME}  QUEUED\n"
+    assert json.loads(run("job", "retry", NAME, "--json").stdout)["state"] == "QUEUED"
 
 
 def test_delete_takes_several_jobs(run, client):
     """Each job named is deleted; the first that can't be ends the command, and those before it are told."""
     play(client, [snapshot("DONE")], [snapshot("DONE", name=OTHER)])
 
-    result = run("delete", NAME, "none", OTHER)
+    result = run("job", "delete", NAME, "none", OTHER)
 
     assert (result.exit_code, result.stdout) == (ExitCode.NOT_FOUND, "")
     assert f"{NAME} is deleted" in result.stderr
-    assert json.loads(run("delete", OTHER, "--json").stdout) == {"deleted": [OTHER]}
+    assert json.loads(run("job", "delete", OTHER, "--json").stdout) == {"deleted": [OTHER]}
 
 
 def test_explain_is_a_table_of_reasons(run):
     """Each reason is a row with its advice, or an entry of the document."""
-    table = run("explain", NAME).stdout
-    document = json.loads(run("explain", NAME, "--json").stdout)
+    table = run("job", "explain", NAME).stdout
+    document = json.loads(run("job", "explain", NAME, "--json").stdout)
 
     assert table.splitlines()[1].split() == ["BEHIND_OTHERS", "2", "jobs", "come", "first", "wait"]
     assert document["job"]["name"] == NAME
@@ -331,7 +331,7 @@ def test_explain_is_a_table_of_reasons(run):
 
 def test_a_late_result_is_told_of_and_shown(run):
     """explain says how to see a result that came too late, and that command prints it."""
-    told = run("explain", NAME).stderr
+    told = run("job", "explain", NAME).stderr
     shown = run("result", NAME, "--attempt", "1")
 
     assert f"spoolway result {NAME} --attempt 1" in told

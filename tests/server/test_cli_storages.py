@@ -130,8 +130,8 @@ def test_operators_decide_about_jobs(fake, command, state):
     """hold, resume and fail print the job and its state, or the job as JSON."""
     verb, *options = command
 
-    plain = CliRunner().invoke(app, [verb, NAME, *options])
-    document = CliRunner().invoke(app, [verb, NAME, *options, "--json"])
+    plain = CliRunner().invoke(app, ["job", verb, NAME, *options])
+    document = CliRunner().invoke(app, ["job", verb, NAME, *options, "--json"])
 
     assert plain.stdout == f"{NAME}  {state}\n"
     assert json.loads(document.stdout)["state"] == state

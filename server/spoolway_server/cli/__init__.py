@@ -39,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+job_app = typer.Typer(help="Look after one job.", no_args_is_help=True)
 storage_app = typer.Typer(help="Look after one storage.", no_args_is_help=True)
 backend_app = typer.Typer(help="Look after one backend.", no_args_is_help=True)
 operation_app = typer.Typer(help="Look after work that takes long.", no_args_is_help=True)
@@ -53,22 +54,17 @@ _FOR_OPERATORS = "Server"
 for command in (
     jobs.submit,
     jobs.status,
-    jobs.explain,
     jobs.watch,
     jobs.result,
     jobs.cancel,
-    jobs.retry,
-    jobs.delete,
 ):
     app.command(rich_help_panel=_FOR_CLIENTS)(command)
 app.command("jobs", rich_help_panel=_FOR_CLIENTS)(jobs.list_jobs)
+app.add_typer(job_app, name="job", rich_help_panel=_FOR_CLIENTS)
 app.command("backends", rich_help_panel=_FOR_CLIENTS)(backends.list_backends)
 app.command(rich_help_panel=_FOR_OPERATORS)(serve.serve)
 app.command(rich_help_panel=_FOR_OPERATORS)(health.health)
 app.command(rich_help_panel=_FOR_OPERATORS)(top.top)
-for command in (jobs.hold, jobs.resume):
-    app.command(rich_help_panel=_FOR_OPERATORS)(command)
-app.command("fail", rich_help_panel=_FOR_OPERATORS)(jobs.fail_held)
 app.command("storages", rich_help_panel=_FOR_OPERATORS)(storages.list_storages)
 app.command(rich_help_panel=_FOR_OPERATORS)(demo.demo)
 app.add_typer(backend_app, name="backend", rich_help_panel=_FOR_OPERATORS)
@@ -78,6 +74,12 @@ app.add_typer(storage_app, name="storage", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(operation_app, name="operation", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(admin_app, name="admin", rich_help_panel=_FOR_OPERATORS)
 app.add_typer(config_app, name="config", rich_help_panel=_FOR_OPERATORS)
+job_app.command("explain")(jobs.explain)
+job_app.command("retry")(jobs.retry)
+job_app.command("delete")(jobs.delete)
+job_app.command("hold")(jobs.hold)
+job_app.command("resume")(jobs.resume)
+job_app.command("fail")(jobs.fail_held)
 storage_app.command("list")(storages.list_storages)
 storage_app.command("show")(storages.show)
 storage_app.command("add")(storages.add)
