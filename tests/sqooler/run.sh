@@ -4,10 +4,10 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 venv="$root/.venv-sqooler"
 python=${PYTHON:-python3}
-if [ ! -e "$venv/.ready" ]; then
+if [ ! "$venv/.ready" -nt "$0" ]; then
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        sqooler==0.9.0 python-decouple==3.8 pytest==9.2.0 pytest-timeout==2.4.0 trustme==1.2.1 -e "$root/clients[verify]"
+        sqooler==0.9.0 python-decouple==3.8 pytest==9.2.0 pytest-timeout==2.4.0 pytest-rerunfailures==16.7 trustme==1.2.1 -e "$root/clients[verify]"
     touch "$venv/.ready"
 fi
 cd "$root"
